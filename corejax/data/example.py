@@ -1,0 +1,124 @@
+"""One question about some pictures, with the boxes in which its answer lies."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any, Protocol
+
+from corejax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+  """A rectangle on one picture.
+
+  Attributes:
+    media: index into the example's media.
+    x0, y0, x1, y1: corners as shares of the picture's width and height, origin
+      at the top left, 0 <= x0 < x1 <= 1 and likewise y.
+  """
+
+  media: int
+  x0: float
+  y0: float
+  x1: float
+  y1: float
+
+  def __post_init__(self):
+    corners = (self.x0, self.y0, self.x1, self.y1)
+    if not all(math.isfinite(c) for c in corners):
+      raise errors.Rejected(errors.Reason.BAD_BOX, f'{self} is not finite')
+    if not (self.x0 < self.x1 and self.y0 < self.y1):
+      raise errors.Rejected(
+        errors.Reason.BAD_BOX, f'{self} is empty or inverted'
+      )
+    if min(corners) < 0 or max(corners) > 1:
+      raise errors.Rejected(
+        errors.Reason.BAD_BOX, f'{self} reaches beyond the picture'
+      )
+
+  def __str__(self) -> str:
+    return (
+      f'box ({self.x0:.4g}, {self.y0:.4g}, {self.x1:.4g}, {self.y1:.4g}) of '
+      f'media {self.media}'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """Validated when made.
+
+  Attributes:
+    id: unique within a source and split: '<source>/<split>/<native id>'.
+    source: data set name, as `--data` spells it.
+    split: split name.
+    task: what is asked; heads are ranked per task or over several.
+    media: encoded pictures (PNG or JPEG bytes), in prompt order.
+    question: the question's own text, without template.
+    answers: acceptable answers; the first is the one teacher-forced.
+    scorer: 'exact', 'number', 'text': how an answer is judged.
+    evidence: boxes in which the answer lies; empty for a task that needs no
+      retrieval (and for unanswerable questions).
+    distractors: boxes of other things of the same kind.
+    span: seconds [start, end) in a video, None elsewhere.
+    cluster: the picture, document or video that examples share.
+    kind: 'image' or 'pages': which prompt template is used.
+    meta: anything else, JSON-able (native ids, page numbers, twin_of, ...).
+  """
+
+  id: str
+  source: str
+  split: str
+  task: str
+  media: tuple[bytes, ...]
+  question: str
+  answers: tuple[str, ...]
+  cluster: str
+  scorer: str = 'exact'
+  evidence: tuple[Box, ...] = ()
+  distractors: tuple[Box, ...] = ()
+  span: tuple[float, float] | None = None
+  kind: str = 'image'
+  meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    def refuse(detail):
+      raise errors.Rejected(errors.Reason.BAD_RECORD, f'{self.id}: {detail}')
+
+    if not self.media:
+      refuse('no media')
+    if not self.question.strip():
+      refuse('empty question')
+    for box in (*self.evidence, *self.distractors):
+      if not 0 <= box.media < len(self.media):
+        refuse(f'{box}: there are {len(self.media)} media')
+    if self.span is not None:
+      start, end = self.span
+      if not (math.isfinite(start) and math.isfinite(end) and start < end):
+        refuse(f'time span {self.span} is not start < end')
+
+
+class Source(Protocol):
+  """Random access to a split's examples, in an order that never changes.
+
+  Attributes:
+    name: as `--data` spells it.
+    split: as `--split` spells it.
+    fingerprint: changes when the data or its settings do.
+  """
+
+  name: str
+  split: str
+  fingerprint: str
+
+  def __len__(self) -> int:
+    """How many records there are, rejected ones included."""
+    ...
+
+  def __getitem__(self, index: int) -> Example:
+    """The example.
+
+    Raises:
+      Rejected: this record cannot be used.
+    """
+    ...

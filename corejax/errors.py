@@ -1,0 +1,44 @@
+"""The two ways in which outside input can be wrong.
+
+`UserError` ends a run with exit code 2 and one line; `Rejected` takes one
+example out of a run, with a reason that is counted. Everything else is a bug
+and keeps its traceback.
+"""
+
+import enum
+
+
+class UserError(ValueError):
+  """What is wrong, where, and how to mend it, in one line."""
+
+
+class Reason(enum.StrEnum):
+  """Why an example is left out; the value is what `rejected.jsonl` says."""
+
+  NO_EVIDENCE = 'no evidence'
+  EVIDENCE_CROPPED = 'evidence cropped away'
+  EVIDENCE_AFTER_QUERY = 'evidence after the query'
+  EVIDENCE_TOO_LONG = 'evidence needs more pages than the window holds'
+  BAD_BOX = 'bad box'
+  BAD_MEDIA = 'undecodable picture'
+  MEDIA_TOO_LARGE = 'picture too large'
+  MISSING_MEDIA = 'media file missing'
+  BAD_RECORD = 'bad record'
+  BAD_ANSWER = 'no answer to force'
+  TOO_LONG = 'longer than the context'
+  IMAGE_TOKENS = 'wrong number of image tokens'
+  ANSWERED_WRONG = 'answered wrong (--filter)'
+
+
+class Rejected(ValueError):
+  """One example that cannot be used.
+
+  Attributes:
+    reason: the countable reason.
+    detail: value and place, for a human.
+  """
+
+  def __init__(self, reason: Reason, detail: str):
+    super().__init__(f'{reason}: {detail}')
+    self.reason = reason
+    self.detail = detail

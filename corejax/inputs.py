@@ -1,0 +1,84 @@
+"""One example as a model takes it, and a batch of them.
+
+`Encoded` is numpy, unpadded, made by a family's processor; `Inputs` is a
+padded batch of jax arrays; `Output` is what a forward returns.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from corejax import layout as layout_lib
+from corejax import masks
+from corejax import probe as probe_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """One example, tokenised and with its pixels, unpadded.
+
+  Attributes:
+    tokens_T: int32 [T], the prompt and the teacher-forced answer but for its
+      last token (which no row needs as input).
+    positions_T: int32 [T] or [3, T] (M-RoPE).
+    vision: arrays under HF's names (`pixel_values`, ...), the leading axis
+      counts pictures or patches.
+    feature_T: int32 [T], row of the flattened visual features (in the order
+      in which the tower and projector write them) that replaces the token's
+      embedding; -1 for text.
+    visual_I: int32 [I], sequence positions of the visual tokens, in the order
+      of `layout`. Newline and separator tokens are features but not visual.
+    layout: where each visual token lies in its picture.
+    question: [start, stop) of the question's own tokens.
+    prompt_len: tokens before the answer; row prompt_len - 1 predicts answer[0].
+    answer_A: int32 [A], the teacher-forced answer; empty without one.
+    text: the prompt as a string, placeholders once a picture.
+  """
+
+  tokens_T: np.ndarray
+  positions_T: np.ndarray
+  vision: dict[str, np.ndarray]
+  feature_T: np.ndarray
+  visual_I: np.ndarray
+  layout: layout_lib.VisualLayout
+  question: tuple[int, int]
+  prompt_len: int
+  answer_A: np.ndarray
+  text: str = ''
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+  """A padded batch.
+
+  Attributes:
+    tokens_BT: int32 [B, T].
+    positions_BT: int32 [B, T] or [B, 3, T].
+    mask: AttnMask; kv_start/kv_len tell the padding.
+    vision: arrays under HF's names, pictures of all examples concatenated in
+      batch order (then padding pictures, which nobody reads).
+    feature_BT: int32 [B, T], row of the flattened visual features; -1 text.
+  """
+
+  tokens_BT: jax.Array
+  positions_BT: jax.Array
+  mask: masks.AttnMask
+  vision: dict[str, jax.Array]
+  feature_BT: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """What a forward returns; fields not asked for are None.
+
+  Attributes:
+    logits_BPV: float32, at the rows asked for (all rows: P = T).
+    measured: probe_lib.Measured with a leading layer axis: mass
+      [L, B, Q, N, R], profile [L, B, N, I], weights [L, B, N, T, S].
+  """
+
+  logits_BPV: jax.Array
+  measured: probe_lib.Measured | None = None

@@ -1,0 +1,84 @@
+"""Which token is this box? Every visual token's cell in its own picture.
+
+Each family builds its layout from its own resize, crop, pad and tiling; from
+then on everything is a rectangle in the original picture's pixels:
+
+    picture 640x480, centre-cropped      token 0 = cell (80, 0, 100, 20) of
+    +--+============+--+                 media 0; a box that lies in the left
+    |  | 0 1 2 3 .. |  |                 80 pixels covers no token at all
+    |  |            |  |
+    +--+============+--+
+"""
+
+from collections.abc import Iterable
+import dataclasses
+
+import numpy as np
+
+from corejax import errors
+from corejax.data import example as example_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class VisualLayout:
+  """Where each visual token of one sequence lies.
+
+  Attributes:
+    media_I: int32 [I], index of the picture the token shows.
+    cell_IW: float64 [I, 4], x0 y0 x1 y1 of the token's pixels, in the original
+      picture's pixel coordinates; may reach beyond it where the family pads.
+    size_M2: int32 [M, 2], (width, height) of the original pictures.
+    base_I: bool [I], token of a base or thumbnail tile that shows the whole
+      picture again beside detail tiles. All False where there is one tile.
+  """
+
+  media_I: np.ndarray
+  cell_IW: np.ndarray
+  size_M2: np.ndarray
+  base_I: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.media_I)
+
+  def cover(self, box: example_lib.Box) -> np.ndarray:
+    """float64 [I] in [0, 1]: share of each token's cell inside the box."""
+    width, height = self.size_M2[box.media]
+    x0, y0 = box.x0 * width, box.y0 * height
+    x1, y1 = box.x1 * width, box.y1 * height
+    cx0, cy0, cx1, cy1 = self.cell_IW.T
+    inside_x = np.clip(np.minimum(cx1, x1) - np.maximum(cx0, x0), 0, None)
+    inside_y = np.clip(np.minimum(cy1, y1) - np.maximum(cy0, y0), 0, None)
+    share = inside_x * inside_y / ((cx1 - cx0) * (cy1 - cy0))
+    return np.where(self.media_I == box.media, share, 0.0)
+
+  def tokens(
+    self, boxes: Iterable[example_lib.Box], include_base: bool = True
+  ) -> np.ndarray:
+    """bool [I]: the tokens that are these boxes (SCIENCE "Evidence rule").
+
+    Per box, every token at least half of whose cell is inside; if there is
+    none, the best-covered one; boxes are united.
+
+    Args:
+      boxes: normalised boxes.
+      include_base: count tokens of base and thumbnail tiles too.
+
+    Raises:
+      Rejected: a box covers no part of any token (cropped away).
+    """
+    chosen_I = np.zeros(len(self), bool)
+    for box in boxes:
+      cover_I = self.cover(box)
+      if not include_base:
+        cover_I = np.where(self.base_I, 0.0, cover_I)
+      if not len(cover_I) or cover_I.max() <= 0:
+        raise errors.Rejected(
+          errors.Reason.EVIDENCE_CROPPED,
+          f'{box} lies outside of what the model is shown',
+        )
+      # 1e-9: a box drawn along cell edges must not lose cells to rounding.
+      whole_I = cover_I >= 0.5 - 1e-9
+      if not whole_I.any():
+        whole_I[cover_I.argmax()] = True
+      chosen_I |= whole_I
+    return chosen_I

@@ -1,0 +1,166 @@
+"""What the chosen query rows read: region masses without a [T, S] matrix.
+
+Runs inside the layer scan, on the probe's rows only, in float32 at the highest
+matmul precision (a float32 einsum is bf16 passes on a TPU and TF32 on a GPU):
+
+    A[n, p, j]  = exp(s[n, p, j] - logsumexp_j s[n, p, :])     P rows, all keys
+    mass[q,n,r] = mean over p in set q of  sum over j in region r of  A[n, p, j]
+
+Peak extra memory is 4 * B * N * P * S bytes (P a few dozen rows), against
+4 * B * N * T * S for the full matrix.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from corejax import control as control_lib
+from corejax import masks
+from corejax import regions
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Probe:
+  """Which rows are watched, and how keys and rows are grouped.
+
+  Attributes:
+    rows_BP: int32 [B, P], query rows (indices into T); -1 is unused. A row in
+      two query sets is listed once for each.
+    set_PQ: float32 0/1 [P, Q], the query set that each slot belongs to.
+    region_BS: int8 [B, S], region of every key (corejax.regions).
+    visual_BI: int32 [B, I], key positions of the visual tokens; -1 is unused.
+      Needed with profile_set only.
+    profile_set: static; query set whose set-averaged attention over the
+      visual tokens is returned too (4 * B * N * I bytes a layer).
+    weights: static; also return every head's full attention, for tests and
+      small inputs: 4 * B * N * T * S bytes a layer.
+  """
+
+  rows_BP: jax.Array
+  set_PQ: jax.Array
+  region_BS: jax.Array
+  visual_BI: jax.Array | None = None
+  profile_set: int | None = dataclasses.field(
+    default=None, metadata=dict(static=True)
+  )
+  weights: bool = dataclasses.field(default=False, metadata=dict(static=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Measured:
+  """What a probe saw in one layer (or, stacked by the scan, with leading L).
+
+  Attributes:
+    mass_BQNR: float32; 0 everywhere where a set has no row in this example.
+    profile_BNI: float32 or None; 0 at unused slots.
+    weights_BNTS: float32 or None.
+  """
+
+  mass_BQNR: jax.Array
+  profile_BNI: jax.Array | None = None
+  weights_BNTS: jax.Array | None = None
+
+
+def attention_weights(
+  q_BPNH: jax.Array,
+  k_BSKH: jax.Array,
+  i_BP: jax.Array,
+  mask: masks.AttnMask,
+  control: control_lib.AttendControl | None = None,
+  q_segment_BP: jax.Array | None = None,
+) -> jax.Array:
+  """Post-softmax attention of the given rows over all keys.
+
+  Args:
+    q_BPNH: the rows' queries, any float dtype; scores are float32.
+    k_BSKH: keys; query head n reads kv head n // (N / K).
+    i_BP: int32, the rows' key positions.
+    mask: who may read whom.
+    control: one layer's control.
+    q_segment_BP: the rows' segments, if the mask has any.
+
+  Returns:
+    float32 [B, N, P, S]; rows that may read nothing are 0.
+  """
+  batch, n_rows, n_heads, head_dim = q_BPNH.shape
+  n_kv = k_BSKH.shape[2]
+  q = q_BPNH.astype(jnp.float32).reshape(
+    batch, n_rows, n_kv, n_heads // n_kv, head_dim
+  )
+  s_BKGPS = jnp.einsum(
+    'BPKGH,BSKH->BKGPS', q, k_BSKH.astype(jnp.float32), precision=_HIGHEST
+  )
+  s_BNPS = s_BKGPS.reshape(batch, n_heads, n_rows, -1) / math.sqrt(head_dim)
+  if control is not None:
+    s_BNPS = s_BNPS * control.score_scale_BN[..., None, None]
+  seen = masks.visible(mask, i_BP, k_BSKH.shape[1], control, q_segment_BP)
+  # finfo.min, not -inf: exp(-inf - -inf) of a row that sees nothing is NaN.
+  s_BNPS = jnp.where(seen, s_BNPS, jnp.finfo(jnp.float32).min)
+  e_BNPS = jnp.exp(s_BNPS - s_BNPS.max(-1, keepdims=True))
+  e_BNPS = jnp.where(seen, e_BNPS, 0.0)
+  total = e_BNPS.sum(-1, keepdims=True)
+  return e_BNPS / jnp.where(total > 0, total, 1.0)
+
+
+def measure(
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  mask: masks.AttnMask,
+  control: control_lib.AttendControl | None,
+  probe: Probe,
+) -> Measured:
+  """Region masses (and what else the probe asks for) of one layer.
+
+  Args:
+    q_BTNH: queries as the attention sees them (after RoPE and norms).
+    k_BSKH: keys likewise.
+    mask: who may read whom.
+    control: one layer's control or None; a limited head is measured as limited.
+    probe: the request.
+
+  Returns:
+    A Measured.
+  """
+  batch, length = q_BTNH.shape[:2]
+  i_BT = masks.row_positions(mask, batch, length)
+  used_BP = probe.rows_BP >= 0
+  rows_BP = jnp.maximum(probe.rows_BP, 0)
+  with jax.named_scope('probe'):
+    q_BPNH = jnp.take_along_axis(q_BTNH, rows_BP[..., None, None], axis=1)
+    i_BP = jnp.take_along_axis(i_BT, rows_BP, axis=1)
+    q_segment_BP = None
+    if mask.q_segment_BT is not None:
+      q_segment_BP = jnp.take_along_axis(mask.q_segment_BT, rows_BP, axis=1)
+    a_BNPS = attention_weights(
+      q_BPNH, k_BSKH, i_BP, mask, control, q_segment_BP
+    )
+    member_BPQ = probe.set_PQ * used_BP[..., None]
+    share_BPQ = member_BPQ / jnp.maximum(member_BPQ.sum(1, keepdims=True), 1)
+    mean_BQNS = jnp.einsum(
+      'BPQ,BNPS->BQNS', share_BPQ, a_BNPS, precision=_HIGHEST
+    )
+    is_region_BSR = jax.nn.one_hot(
+      probe.region_BS, len(regions.REGIONS), dtype=jnp.float32
+    )
+    mass_BQNR = jnp.einsum(
+      'BQNS,BSR->BQNR', mean_BQNS, is_region_BSR, precision=_HIGHEST
+    )
+    profile_BNI = None
+    if probe.profile_set is not None:
+      visual_B1I = jnp.maximum(probe.visual_BI, 0)[:, None]
+      profile_BNI = jnp.take_along_axis(
+        mean_BQNS[:, probe.profile_set], visual_B1I, axis=2
+      )
+      profile_BNI = jnp.where(probe.visual_BI[:, None] >= 0, profile_BNI, 0.0)
+    weights_BNTS = None
+    if probe.weights:
+      weights_BNTS = attention_weights(
+        q_BTNH, k_BSKH, i_BT, mask, control, mask.q_segment_BT
+      )
+  return Measured(mass_BQNR, profile_BNI, weights_BNTS)

@@ -1,0 +1,135 @@
+"""The model families: `--model=KEY` -> a loaded model behind one interface."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import importlib
+from typing import Any, Protocol
+
+import jax
+
+from corejax import attention
+from corejax import control as control_lib
+from corejax import errors
+from corejax import inputs as inputs_lib
+from corejax import probe as probe_lib
+from corejax import prompt as prompt_lib
+from corejax.data import example as example_lib
+
+# key -> module with `FAMILY: Family`
+_MODULES = {'llava_flax': 'corejax.models.llava.family'}
+
+
+class Processor(Protocol):
+  """Text and pictures -> tokens and pixels, without torch.
+
+  Attributes:
+    templates: by kind of source ('image', 'pages').
+    image_token: the placeholder that stands for a picture in a prompt.
+  """
+
+  templates: Mapping[str, prompt_lib.PromptTemplate]
+  image_token: str
+
+  def encode(
+    self,
+    example: example_lib.Example,
+    template: prompt_lib.PromptTemplate | None = None,
+    question: str | None = None,
+  ) -> inputs_lib.Encoded:
+    """One example, with its first answer teacher-forced.
+
+    Args:
+      example: the example.
+      template: None takes the one for example.kind.
+      question: replaces the example's (content-free baseline).
+
+    Raises:
+      Rejected: an undecodable or oversized picture.
+    """
+    ...
+
+  def collate(
+    self,
+    batch: Sequence[inputs_lib.Encoded],
+    length: int,
+    n_media: int,
+  ) -> inputs_lib.Inputs:
+    """Right-pads to `length` tokens and `n_media` pictures in all."""
+    ...
+
+
+class Forward(Protocol):
+  """`forward(model, inputs, *, attend, control, probe, logit_rows_BP)`."""
+
+  def __call__(
+    self,
+    model: Any,
+    inputs: inputs_lib.Inputs,
+    *,
+    attend: attention.Attend = attention.reference,
+    control: control_lib.HeadControl | None = None,
+    probe: probe_lib.Probe | None = None,
+    logit_rows_BP: jax.Array | None = None,
+  ) -> inputs_lib.Output: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+  """A model ready to run.
+
+  Attributes:
+    key: registry key.
+    model: the nnx.Module (a pytree of parameters).
+    forward: the family's pure forward; jit it with the model as an argument.
+    processor: text and pixels.
+    config: the family's frozen config.
+    n_layers, n_heads, n_kv_heads: of the text decoder.
+    max_length: context length in tokens.
+    fingerprint: 12 hex digits over the checkpoint's config and weight files.
+  """
+
+  key: str
+  model: Any
+  forward: Forward
+  processor: Processor
+  config: Any
+  n_layers: int
+  n_heads: int
+  n_kv_heads: int
+  max_length: int
+  fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """One row of the status matrix and the function that loads it.
+
+  Attributes:
+    key: as `--model` spells it.
+    backbones: text backbones with parity tests.
+    towers: vision towers with parity tests.
+    load: (folder, *, dtype, mesh, image_policy) -> Loaded.
+  """
+
+  key: str
+  backbones: tuple[str, ...]
+  towers: tuple[str, ...]
+  load: Any
+
+
+def keys() -> tuple[str, ...]:
+  """All registry keys."""
+  return tuple(_MODULES)
+
+
+def get(key: str) -> Family:
+  """The family of this key.
+
+  Raises:
+    UserError: there is none; the message lists those that there are.
+  """
+  if key not in _MODULES:
+    raise errors.UserError(
+      f'--model={key}: no such model; there are {", ".join(_MODULES)}'
+    )
+  return importlib.import_module(_MODULES[key]).FAMILY
