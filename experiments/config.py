@@ -1,0 +1,142 @@
+"""One table of settings: a frozen dataclass is the config and the flags.
+
+`Shared` holds what every experiment takes; an experiment subclasses it and
+adds its own fields. `define_flags` turns the fields into absl flags on a
+FlagValues that belongs to the run alone, so importing an experiment into a
+program that has its own --model flag registers nothing.
+"""
+
+import dataclasses
+from typing import Any
+
+from absl import flags
+
+from corejax import errors
+
+
+def setting(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
+  """A dataclass field that is also a flag."""
+  return dataclasses.field(
+    default=default, metadata=dict(help=help_text, choices=choices)
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Shared:
+  """Settings that every experiment takes."""
+
+  model: str = setting('llava_flax', 'model family; see --list_models')
+  checkpoint: str = setting(
+    '', "Hugging Face checkpoint: folder or hub id; '' is the embedded model"
+  )
+  image_policy: str = setting(
+    'checkpoint',
+    "pictures as the checkpoint's processor says, or padded to a square",
+    ('checkpoint', 'pad'),
+  )
+  data: str = setting('scenes_referring', 'data set; see --list_data')
+  data_dir: str = setting('', 'folder of a data set that is not built in')
+  split: str = setting('test', 'split of the data set')
+  task: str = setting('', "tasks to use, comma-separated; '' is all")
+  pages: int = setting(4, 'pages of a document shown at once')
+  dpi: int = setting(96, 'resolution at which document pages are drawn')
+  limit: int = setting(400, 'use the first so many records; 0 is all')
+  seed: int = setting(0, 'seed of scenes, bootstrap and permutations')
+  dtype: str = setting(
+    'float32', 'of weights and activations', ('float32', 'bfloat16')
+  )
+  mesh: str = setting('', "devices, as data:2,model:4; '' is one device")
+  out: str = setting('', "run folder; '' is runs/<experiment>/<model>-<data>")
+  resume: bool = setting(
+    True, 'continue what the run folder holds; --noresume starts it over'
+  )
+  max_bad: float = setting(
+    0.01, 'largest share of rejected records with which a run succeeds'
+  )
+  dry_run: bool = setting(False, 'say what would be run, write nothing')
+  list_models: bool = setting(False, 'print the model families and exit')
+  list_data: bool = setting(False, 'print the data sets and exit')
+  trace_steps: int = setting(
+    0, 'write a profiler trace of so many batches into the run folder'
+  )
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value, choices = getattr(self, field.name), field.metadata['choices']
+      if choices and value not in choices:
+        raise errors.UserError(
+          f'--{field.name}={value}: not one of {", ".join(choices)}'
+        )
+    for name in ('limit', 'seed', 'trace_steps'):
+      if getattr(self, name) < 0:
+        raise errors.UserError(
+          f'--{name}={getattr(self, name)}: negative; give 0 or more'
+        )
+    for name in ('pages', 'dpi'):
+      if getattr(self, name) < 1:
+        raise errors.UserError(
+          f'--{name}={getattr(self, name)}: give 1 or more'
+        )
+    if not 0 <= self.max_bad <= 1:
+      raise errors.UserError(
+        f'--max_bad={self.max_bad}: a share, so give 0 to 1'
+      )
+
+
+_DEFINE = {
+  bool: flags.DEFINE_bool,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+}
+
+
+def define_flags(config_class: type[Shared], fv: flags.FlagValues) -> None:
+  """Defines one flag per field of the config class on `fv`."""
+  for field in dataclasses.fields(config_class):
+    text = field.metadata['help']
+    if field.metadata['choices']:
+      text += f' ({" | ".join(field.metadata["choices"])})'
+    _DEFINE[type(field.default)](
+      field.name, field.default, text, flag_values=fv
+    )
+
+
+def parse(config_class: type[Shared], argv: list[str]) -> Shared:
+  """argv (program name first) -> config.
+
+  Raises:
+    UserError: unknown flag, unreadable value, or a stray argument.
+  """
+  fv = flags.FlagValues()
+  define_flags(config_class, fv)
+  try:
+    rest = fv(argv)
+  except flags.Error as e:
+    raise errors.UserError(f'{" ".join(str(e).split())}; see --help') from e
+  if len(rest) > 1:
+    raise errors.UserError(
+      f'{rest[1]!r} is not a flag; write --name=value, see --help'
+    )
+  return config_class(
+    **{f.name: fv[f.name].value for f in dataclasses.fields(config_class)}
+  )
+
+
+def help_text(config_class: type[Shared], title: str) -> str:
+  """What --help prints."""
+  lines = [title, '']
+  own = {f.name for f in dataclasses.fields(Shared)}
+  fields = dataclasses.fields(config_class)
+  for head, chosen in (
+    ('Its own flags', [f for f in fields if f.name not in own]),
+    ('Shared flags', [f for f in fields if f.name in own]),
+  ):
+    lines.append(f'{head}:')
+    for field in chosen:
+      choices = field.metadata['choices']
+      kind = ' | '.join(choices) if choices else type(field.default).__name__
+      lines.append(f'  --{field.name}  [{kind}, default {field.default!r}]')
+      lines.append(f'      {field.metadata["help"]}')
+    lines.append('')
+  return '\n'.join(lines)

@@ -1,0 +1,128 @@
+"""Pictures: the layer x head map, and a medium with its tokens and boxes."""
+
+from collections.abc import Sequence
+import io
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+from matplotlib import figure as mpl_figure  # noqa: E402
+from matplotlib import patches as mpl_patches  # noqa: E402
+import numpy as np  # noqa: E402
+
+from corejax import layout as layout_lib  # noqa: E402
+from corejax.data import example as example_lib  # noqa: E402
+
+_EVIDENCE, _DISTRACTOR = '#12b886', '#f76707'
+
+
+def _png(figure: mpl_figure.Figure, dpi: int) -> bytes:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', dpi=dpi, bbox_inches='tight')
+  return buffer.getvalue()
+
+
+def heatmap(
+  score_LN: np.ndarray, selected_LN: np.ndarray, title: str, label: str
+) -> bytes:
+  """Layer x head map as PNG; selected heads are outlined.
+
+  Args:
+    score_LN: float [L, N]; NaN is drawn grey.
+    selected_LN: bool [L, N].
+    title: above the picture.
+    label: of the colour bar.
+  """
+  n_layers, n_heads = score_LN.shape
+  figure = mpl_figure.Figure(
+    figsize=(3.2 + 0.28 * n_heads, 1.8 + 0.28 * n_layers)
+  )
+  axes = figure.subplots()
+  axes.set_facecolor('#dddddd')
+  finite = score_LN[np.isfinite(score_LN)]
+  image = axes.imshow(
+    score_LN,
+    cmap='viridis',
+    vmin=min(0.0, finite.min(initial=0.0)),
+    vmax=finite.max(initial=1e-6),
+    interpolation='nearest',
+  )
+  for layer, head in np.argwhere(selected_LN):
+    axes.add_patch(
+      mpl_patches.Rectangle(
+        (head - 0.5, layer - 0.5), 1, 1, fill=False, color='#ff4d6d', lw=1.6
+      )
+    )
+  axes.set_xlabel('head')
+  axes.set_ylabel('layer')
+  axes.set_xticks(range(0, n_heads, max(1, n_heads // 16)))
+  axes.set_yticks(range(0, n_layers, max(1, n_layers // 16)))
+  axes.set_title(title, fontsize=10, loc='left')
+  figure.colorbar(image, ax=axes, label=label, fraction=0.04, pad=0.02)
+  return _png(figure, 150)
+
+
+def token_map(
+  picture: np.ndarray,
+  media: int,
+  layout: layout_lib.VisualLayout,
+  evidence_I: np.ndarray,
+  example: example_lib.Example,
+  title: str,
+) -> bytes:
+  """One medium as stored, its token grid, evidence tokens and boxes, as PNG.
+
+  Args:
+    picture: uint8 [height, width, 3].
+    media: its index in the example.
+    layout: cells of all visual tokens.
+    evidence_I: bool [I].
+    example: for the boxes.
+    title: above the picture.
+  """
+  height, width = picture.shape[:2]
+  side = 7.0
+  figure = mpl_figure.Figure(figsize=(side, side * height / width + 0.6))
+  axes = figure.subplots()
+  axes.imshow(picture, extent=(0, width, height, 0))
+  mine = np.flatnonzero(layout.media_I == media)
+  for token in mine:
+    x0, y0, x1, y1 = layout.cell_IW[token]
+    axes.add_patch(
+      mpl_patches.Rectangle(
+        (x0, y0), x1 - x0, y1 - y0, fill=False, color='#888888', lw=0.3
+      )
+    )
+  for token in mine[evidence_I[mine]]:
+    x0, y0, x1, y1 = layout.cell_IW[token]
+    axes.add_patch(
+      mpl_patches.Rectangle(
+        (x0, y0), x1 - x0, y1 - y0, color=_EVIDENCE, alpha=0.35, lw=0
+      )
+    )
+
+  def outline(boxes: Sequence[example_lib.Box], colour: str, style: str):
+    for box in boxes:
+      if box.media == media:
+        axes.add_patch(
+          mpl_patches.Rectangle(
+            (box.x0 * width, box.y0 * height),
+            (box.x1 - box.x0) * width,
+            (box.y1 - box.y0) * height,
+            fill=False,
+            color=colour,
+            lw=1.8,
+            ls=style,
+          )
+        )
+
+  outline(example.distractors, _DISTRACTOR, '--')
+  outline(example.evidence, _EVIDENCE, '-')
+  cells = layout.cell_IW[mine] if len(mine) else np.zeros((1, 4))
+  axes.set_xlim(min(0, cells[:, 0].min()), max(width, cells[:, 2].max()))
+  axes.set_ylim(max(height, cells[:, 3].max()), min(0, cells[:, 1].min()))
+  axes.set_title(title, fontsize=9, loc='left')
+  axes.set_xticks([])
+  axes.set_yticks([])
+  return _png(figure, 130)

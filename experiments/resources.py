@@ -1,0 +1,164 @@
+"""From settings to the things a run works on: devices, model, data."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corejax import attention
+from corejax import errors
+from corejax.data import example as example_lib
+from corejax.data import sources
+from corejax.experiments import config as config_lib
+from corejax.kernels import dispatch
+from corejax.models import registry
+from corejax.models.organisms import planted
+
+_AXES = ('data', 'model')
+_MESH_PART = re.compile(r'(data|model):([1-9]\d{0,4})', re.ASCII)
+
+
+def quiet_jax() -> None:
+  """Drops jax's INFO lines about accelerators that are not here."""
+  logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+  """`data:2,model:4` -> {'data': 2, 'model': 4}; an axis left out is 1.
+
+  Raises:
+    UserError: the text is no mesh.
+  """
+  sizes = dict.fromkeys(_AXES, 1)
+  seen = set()
+  for part in text.split(','):
+    match = _MESH_PART.fullmatch(part.strip())
+    if not match or match[1] in seen:
+      raise errors.UserError(
+        f'--mesh={text[:60]}: {part.strip()[:40]!r} is not axis:size; write '
+        'each of data and model at most once, as data:2,model:4'
+      )
+    seen.add(match[1])
+    sizes[match[1]] = int(match[2])
+  return sizes
+
+
+def make_mesh(text: str) -> jax.sharding.Mesh | None:
+  """The mesh that `--mesh` asks for; None without one.
+
+  Raises:
+    UserError: no mesh, or another number of devices than there are.
+  """
+  if not text:
+    return None
+  sizes = parse_mesh(text)
+  shape = tuple(sizes[axis] for axis in _AXES)
+  devices = jax.devices()
+  if int(np.prod(shape)) > len(devices):
+    raise errors.UserError(
+      f'--mesh={text}: needs {np.prod(shape)} devices, there are '
+      f'{len(devices)} ({devices[0].platform})'
+    )
+  return jax.make_mesh(
+    shape,
+    _AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+    devices=devices[: int(np.prod(shape))],
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+  """What a run works on.
+
+  Attributes:
+    loaded: the model.
+    source: the data.
+    attend: the attention to hand to the model.
+    mesh: None on one device.
+    embedded: what stands in for a checkpoint that was not given, or ''.
+  """
+
+  loaded: registry.Loaded
+  source: example_lib.Source
+  attend: attention.Attend
+  mesh: jax.sharding.Mesh | None
+  embedded: str
+
+  def describe(self) -> dict:
+    """What run.json says of them."""
+    device = jax.devices()[0]
+    return {
+      'model': self.loaded.key,
+      'embedded': self.embedded,
+      'layers': self.loaded.n_layers,
+      'heads': self.loaded.n_heads,
+      'kv_heads': self.loaded.n_kv_heads,
+      'device': f'{len(jax.devices())} x {device.device_kind}',
+      'mesh': dict(self.mesh.shape) if self.mesh else None,
+    }
+
+  def identity(self) -> dict:
+    """Fingerprints of whatever decides a result."""
+    templates = self.loaded.processor.templates
+    return {
+      'checkpoint_fingerprint': self.loaded.fingerprint,
+      'data_fingerprint': self.source.fingerprint,
+      'templates': {kind: t.hash for kind, t in sorted(templates.items())},
+    }
+
+
+def load_source(config: config_lib.Shared) -> example_lib.Source:
+  """The data that the settings name."""
+  return sources.load(
+    config.data,
+    split=config.split,
+    seed=config.seed,
+    tasks=[t.strip() for t in config.task.split(',')] if config.task else None,
+    limit=config.limit or None,
+    data_dir=config.data_dir,
+    pages=config.pages,
+    dpi=config.dpi,
+  )
+
+
+def _embedded_folder() -> pathlib.Path:
+  """The planted model, written once into the user's cache."""
+  cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  folder = pathlib.Path(cache) / 'corejax' / f'planted-{planted.VERSION}'
+  if not (folder / 'config.json').exists():
+    planted.write(folder, seed=0)
+  return folder
+
+
+def load(config: config_lib.Shared) -> Resources:
+  """Everything that the settings name.
+
+  Raises:
+    UserError: something named is not there or not usable.
+  """
+  quiet_jax()
+  family = registry.get(config.model)
+  mesh = make_mesh(config.mesh)
+  source = load_source(config)
+  loaded = family.load(
+    config.checkpoint or _embedded_folder(),
+    dtype=jnp.dtype(config.dtype),
+    mesh=mesh,
+    image_policy=config.image_policy,
+  )
+  attend = dispatch.attend()
+  if mesh is not None:
+    attend = dispatch.sharded(attend, mesh)
+  return Resources(
+    loaded=loaded,
+    source=source,
+    attend=attend,
+    mesh=mesh,
+    embedded='' if config.checkpoint else planted.DESCRIPTION,
+  )
