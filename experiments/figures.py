@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 import io
 
-import matplotlib
+from matplotlib import figure as mpl_figure
+from matplotlib import patches as mpl_patches
+import numpy as np
 
-matplotlib.use('Agg')
-
-from matplotlib import figure as mpl_figure  # noqa: E402
-from matplotlib import patches as mpl_patches  # noqa: E402
-import numpy as np  # noqa: E402
-
-from corejax import layout as layout_lib  # noqa: E402
-from corejax.data import example as example_lib  # noqa: E402
+from corejax import layout as layout_lib
+from corejax.data import example as example_lib
 
 _EVIDENCE, _DISTRACTOR = '#12b886', '#f76707'
 

@@ -172,18 +172,18 @@ def _step(
   return result
 
 
-def _on_mesh(tree: Any, mesh: jax.sharding.Mesh | None, batch: int) -> Any:
-  """Puts a batch on the mesh: examples over `data` where they lead."""
-  if mesh is None:
-    return tree
+def _on_mesh(tree: Any, mesh: jax.sharding.Mesh, leading: str | None) -> Any:
+  """Puts every array on the mesh, its first axis over `leading`.
+
+  Every process holds the whole batch and hands over the rows it owns, by the
+  sharding's own index map.
+  """
+  sharding = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(leading)
+  )
 
   def put(array):
     array = np.asarray(array)
-    leads = array.ndim and array.shape[0] == batch
-    spec = jax.sharding.PartitionSpec('data' if leads else None)
-    sharding = jax.sharding.NamedSharding(
-      mesh, spec if array.ndim else jax.sharding.PartitionSpec()
-    )
     return jax.make_array_from_callback(
       array.shape, sharding, lambda index: array[index]
     )
@@ -214,15 +214,14 @@ def run_batch(
   answer_BA = np.full((batch_size, n_answer), -1, np.int32)
   for b, e in enumerate(encoded):
     answer_BA[b, : len(e.answer_A)] = e.answer_A
-  inputs, probe, answer_BA = _on_mesh(
-    (
-      resources.loaded.processor.collate(encoded, length, n_media),
-      evidence.batch_probe(annotated, length, sizes, profile_set),
-      answer_BA,
-    ),
-    resources.mesh,
-    batch_size,
-  )
+  inputs = resources.loaded.processor.collate(encoded, length, n_media)
+  probe = evidence.batch_probe(annotated, length, sizes, profile_set)
+  if resources.mesh is not None:
+    set_PQ = _on_mesh(probe.set_PQ, resources.mesh, None)
+    inputs, probe, answer_BA = _on_mesh(
+      (inputs, probe, answer_BA), resources.mesh, 'data'
+    )
+    probe = dataclasses.replace(probe, set_PQ=set_PQ)
   result = _step(
     resources.loaded.model,
     inputs,

@@ -1,0 +1,197 @@
+"""What the model is shown: which tokens are this box?
+
+    python -m experiments.inspect --example=0
+    python -m experiments.inspect --checkpoint=DIR --data=mmdocir \\
+        --data_dir=DIR --example=7
+
+Prints the prompt's tokens with their regions and writes, into --out, one PNG
+per picture (token grid, evidence tokens, boxes) and inputs.npz: the arrays the
+forward takes, under Hugging Face's names, with region, rows, row_set, cover.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import re
+import sys
+
+from corejax import errors
+from corejax.experiments import cli as cli_lib
+from corejax.experiments import config as config_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config_lib.Shared):
+  """Settings of an inspection."""
+
+  example: str = config_lib.setting('0', 'id or record number of the example')
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What an inspection returns.
+
+  Attributes:
+    out: the folder written.
+    arrays: what inputs.npz holds.
+    text: the token listing.
+  """
+
+  out: pathlib.Path
+  arrays: dict
+  text: str
+
+
+def find(source, wanted: str) -> int:
+  """Record number of an example given by number or id.
+
+  Raises:
+    UserError: there is none.
+  """
+  if re.fullmatch(r'\d{1,9}', wanted, re.ASCII):
+    if int(wanted) < len(source):
+      return int(wanted)
+    raise errors.UserError(
+      f'--example={wanted}: {source.name}/{source.split} has records 0 to '
+      f'{len(source) - 1}'
+    )
+  for index in range(len(source)):
+    try:
+      if source[index].id == wanted:
+        return index
+    except errors.Rejected:
+      continue
+  raise errors.UserError(
+    f'--example={wanted}: no usable example of {source.name}/{source.split} '
+    f'has this id; give a record number from 0 to {len(source) - 1}'
+  )
+
+
+def listing(prepared, decode) -> str:
+  """The prompt's tokens with their regions, runs of visual tokens folded."""
+  from corejax import regions
+
+  encoded, annotated = prepared.encoded, prepared.annotated
+  row_sets: dict[int, list[str]] = {}
+  for name, rows in annotated.rows.items():
+    for row in rows:
+      row_sets.setdefault(int(row), []).append(name)
+  lines, start = [], 0
+  tokens, region = encoded.tokens_T, annotated.region_T
+  while start < len(tokens):
+    stop = start + 1
+    if region[start] in regions.VISUAL:
+      while (
+        stop < len(tokens)
+        and region[stop] == region[start]
+        and encoded.feature_T[stop] >= 0
+      ):
+        stop += 1
+    name = regions.REGIONS[region[start]]
+    where = f'{start}' if stop == start + 1 else f'{start}-{stop - 1}'
+    marks = ' '.join(row_sets.get(start, []))
+    lines.append(
+      f'{where:>11}  {name:14} {decode(int(tokens[start]))!r:18} {marks}'.rstrip()
+    )
+    start = stop
+  return '\n'.join(lines)
+
+
+def run(config: Config) -> Result | None:
+  """Shows one example as the model gets it.
+
+  Raises:
+    UserError: no such example, or it is rejected (the reason is said).
+  """
+  import io
+
+  import numpy as np
+
+  from corejax import regions
+  from corejax import store
+  from corejax.experiments import figures
+  from corejax.experiments import measure
+  from corejax.experiments import resources as resources_lib
+  from corejax.models import images
+
+  resources = resources_lib.load(config)
+  index = find(resources.source, config.example)
+  try:
+    prepared = measure.prepare(resources, index, calibrate=False)
+  except errors.Rejected as e:
+    raise errors.UserError(
+      f'--example={config.example}: rejected, {e}; choose another'
+    ) from e
+  example, encoded = prepared.example, prepared.encoded
+  annotated, layout = prepared.annotated, encoded.layout
+  processor = resources.loaded.processor
+  text = listing(prepared, processor.token_text)
+  boxes = ', '.join(str(b) for b in example.evidence)
+  print(f'{example.id}  task {example.task}  cluster {example.cluster}')
+  print(f'question  {example.question}')
+  print(f'answer    {example.answers[0]}')
+  print(
+    f'evidence  {boxes}: {int(annotated.evidence_I.sum())} of '
+    f'{len(layout)} visual tokens (chance {annotated.chance:.4f})'
+  )
+  print(text)
+  if config.dry_run:
+    return None
+  out = pathlib.Path(
+    config.out or f'runs/inspect/{config.model}-{config.data}/{index}'
+  )
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise errors.UserError(
+      f'--out={out}: cannot be made ({e.strerror}); choose another folder'
+    ) from e
+  cover_I = np.max([layout.cover(box) for box in example.evidence], axis=0)
+  arrays = {
+    'input_ids': encoded.tokens_T[None],
+    'attention_mask': np.ones_like(encoded.tokens_T)[None],
+    'position_ids': encoded.positions_T[None],
+    **encoded.vision,
+    'region': annotated.region_T,
+    'rows': np.concatenate([annotated.rows[n] for n in regions.QUERY_SETS]),
+    'row_set': np.concatenate(
+      [
+        np.full(len(annotated.rows[n]), q, np.int32)
+        for q, n in enumerate(regions.QUERY_SETS)
+      ]
+    ),
+    'cover': cover_I.astype(np.float32),
+    'visual_index': encoded.visual_I,
+    'visual_media': layout.media_I,
+    'visual_cell': layout.cell_IW,
+    'regions': np.array(regions.REGIONS),
+    'query_sets': np.array(regions.QUERY_SETS),
+  }
+  buffer = io.BytesIO()
+  np.savez(buffer, **arrays)
+  store.write_atomic(out / 'inputs.npz', buffer.getvalue())
+  store.write_atomic(out / 'tokens.txt', (text + '\n').encode())
+  for media, encoded_picture in enumerate(example.media):
+    store.write_atomic(
+      out / f'media-{media}.png',
+      figures.token_map(
+        np.asarray(images.decode(encoded_picture)),
+        media,
+        layout,
+        annotated.evidence_I,
+        example,
+        f'{example.id}, picture {media}: {example.question[:70]}',
+      ),
+    )
+  print(f'files     {out}/inputs.npz, tokens.txt, media-*.png')
+  return Result(out, arrays, text)
+
+
+def cli(argv: list[str] | None = None) -> int:
+  """Entry point."""
+  return cli_lib.main(argv, Config, run, __doc__)
+
+
+if __name__ == '__main__':
+  sys.exit(cli())

@@ -1,0 +1,300 @@
+"""Rank the heads of a model by Retrieval Attention Mass (RAM).
+
+    python -m experiments.rank --model=llava_flax
+    python -m experiments.rank --checkpoint=DIR --data=mmdocir --data_dir=DIR
+
+Writes heads.csv, heatmap.png, arrays.npz, examples.jsonl, rejected.jsonl and
+run.json into --out. The same command again continues where it stopped; other
+offline settings (--norm, --select, --contrast, --filter, --bootstrap,
+--permutations) reuse what was measured.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+import sys
+from typing import TYPE_CHECKING
+
+from corejax import errors
+from corejax.experiments import cli as cli_lib
+from corejax.experiments import config as config_lib
+
+if TYPE_CHECKING:
+  from corejax import ranking as ranking_lib
+  from corejax import scores as scores_lib
+
+setting = config_lib.setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(config_lib.Shared):
+  """Settings of a ranking."""
+
+  query: str = setting(
+    'question', 'query rows whose reading counts', ('question', 'last', 'answer')
+  )
+  norm: str = setting(
+    'mass', 'what is ranked by', ('mass', 'share', 'lift', 'excess')
+  )
+  select: str = setting(
+    'top5%', 'which heads are the set: top5%, top30, per_layer2 or fdr0.01'
+  )
+  calibrate: bool = setting(
+    False, 'subtract the same masses under a content-free question'
+  )
+  contrast: bool = setting(
+    False, 'evidence minus the largest distractor, per token'
+  )
+  filter: bool = setting(
+    False, 'use only examples whose teacher-forced answer is right'
+  )
+  profiles: bool = setting(
+    True, 'keep attention over visual tokens; the nulls need it'
+  )
+  bootstrap: int = setting(2000, 'bootstrap resamples of the clusters')
+  permutations: int = setting(5000, 'permutations of the null')
+  batch_size: int = setting(8, 'examples per forward')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.batch_size < 1:
+      raise errors.UserError(f'--batch_size={self.batch_size}: give 1 or more')
+    for name in ('bootstrap', 'permutations'):
+      if getattr(self, name) < 0:
+        raise errors.UserError(
+          f'--{name}={getattr(self, name)}: negative; 0 leaves it out'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What a ranking run returns.
+
+  Attributes:
+    ranking: the heads.
+    scores: what it was computed from.
+    out: the run folder.
+    rejected: the records left out, as in rejected.jsonl.
+  """
+
+  ranking: ranking_lib.HeadRanking
+  scores: scores_lib.Scores
+  out: pathlib.Path
+  rejected: list[dict]
+
+
+def out_folder(config: Config) -> pathlib.Path:
+  """Where the run goes."""
+  return pathlib.Path(
+    config.out or f'runs/rank/{config.model}-{config.data}'
+  )
+
+
+def _identity(config: Config, resources) -> dict:
+  """What the store depends on; the offline settings are not in it."""
+  names = (
+    'model data split task pages dpi limit seed dtype image_policy calibrate '
+    'batch_size'
+  )
+  return {
+    **{name: getattr(config, name) for name in names.split()},
+    'profile_set': config.query if config.profiles else None,
+    **resources.identity(),
+  }
+
+
+def _plan(config: Config, resources, n_parts: int) -> str:
+  """What --dry_run prints."""
+  from corejax.experiments import measure
+
+  loaded, source = resources.loaded, resources.source
+  lines = [
+    f'model    {loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads '
+    f'({loaded.n_kv_heads} kv), {config.dtype}, {loaded.fingerprint}',
+    f'data     {source.name}/{source.split}: {len(source)} records in '
+    f'{n_parts} batches of {config.batch_size}, {source.fingerprint}',
+    f'out      {out_folder(config)}',
+  ]
+  for index in range(min(3, len(source))):
+    try:
+      p = measure.prepare(resources, index, config.calibrate)
+    except errors.Rejected as e:
+      lines.append(f'record {index}: rejected, {e}')
+      continue
+    profile = 2 * loaded.n_layers * loaded.n_heads * len(p.annotated.visual_I)
+    lines.append(
+      f'record {index}: {len(p.encoded.tokens_T)} tokens (bucket '
+      f'{measure.bucket(len(p.encoded.tokens_T))}), '
+      f'{len(p.annotated.visual_I)} visual, '
+      f'{int(p.annotated.evidence_I.sum())} evidence; profile '
+      f'{profile if config.profiles else 0} bytes'
+    )
+  return '\n'.join(lines)
+
+
+def _measure(config: Config, resources, store, stop) -> None:
+  """Measures the parts that are missing."""
+  import contextlib
+
+  import jax
+
+  from corejax.experiments import measure
+  from corejax.experiments import runs
+
+  options = measure.Options(
+    batch_size=config.batch_size,
+    profile_set=config.query if config.profiles else None,
+    calibrate=config.calibrate,
+    seed=config.seed,
+  )
+  all_batches = list(measure.batches(len(resources.source), config.batch_size))
+  missing = store.missing()
+  with contextlib.ExitStack() as stack:
+    progress = stack.enter_context(
+      runs.Progress(
+        'batches',
+        len(all_batches),
+        len(all_batches) - len(missing),
+        quiet=jax.process_index() != 0,
+      )
+    )
+    for step, index in enumerate(missing):
+      if config.trace_steps and step == min(1, len(missing) - 1):
+        # The first batch compiles; the trace starts behind it.
+        stack.enter_context(
+          jax.profiler.trace(str(out_folder(config) / 'trace'))
+        )
+      stop.check()
+      part = measure.measure_batch(resources, all_batches[index], options)
+      store.write(index, part)
+      progress.advance(1)
+      if config.trace_steps and step == config.trace_steps:
+        stack.pop_all().close()
+
+
+def _check_rejected(config: Config, rejected: list[dict], total: int) -> None:
+  """Fails the run if more than --max_bad of the records were rejected."""
+  share = len(rejected) / total
+  if share <= config.max_bad:
+    return
+  counts = collections.Counter(r['reason'] for r in rejected).most_common(3)
+  reasons = ', '.join(f'{n} {reason}' for reason, n in counts)
+  raise errors.UserError(
+    f'{len(rejected)} of {total} records rejected ({reasons}); that is more '
+    f'than --max_bad={config.max_bad:g}: see '
+    f'{out_folder(config) / "rejected.jsonl"}, mend the data, or give '
+    f'--max_bad={min(1.0, share + 0.005):.2f}'
+  )
+
+
+def run(config: Config) -> Result | None:
+  """Measures what is missing, ranks, writes, and says what was found.
+
+  Returns:
+    The Result; None with dry_run.
+
+  Raises:
+    UserError: something outside is wrong.
+  """
+  from corejax import store as store_lib
+  from corejax.experiments import resources as resources_lib
+  from corejax.experiments import runs
+
+  resources = resources_lib.load(config)
+  loaded, source, out = resources.loaded, resources.source, out_folder(config)
+  n_parts = -(-len(source) // config.batch_size)
+  if not n_parts:
+    raise errors.UserError(
+      f'--data={config.data} --split={config.split}: no records'
+    )
+  if config.dry_run:
+    print(_plan(config, resources, n_parts))
+    return None
+  print(
+    f'{loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads'
+    + (f' ({resources.embedded})' if resources.embedded else '')
+    + f'; {source.name}/{source.split}: {len(source)} records -> {out}',
+    flush=True,
+  )
+  with cli_lib.Stop() as stop, runs.open_run(
+    out,
+    _identity(config, resources),
+    {'flags': dataclasses.asdict(config), **resources.describe()},
+    config.resume,
+  ) as folder:
+    store = store_lib.ScoreStore(out / 'scores', n_parts)
+    if not config.resume:
+      store.clear()
+    _measure(config, resources, store, stop)
+    return _finish(config, folder, store, source, resources)
+
+
+def _finish(config: Config, folder, store, source, resources) -> Result:
+  """The offline half: store -> ranking -> files."""
+  import io
+
+  import numpy as np
+
+  from corejax import ranking as ranking_lib
+  from corejax import regions
+  from corejax.experiments import figures
+
+  rejected = [r for i in range(store.n_parts) for r in store.read(i).rejected]
+  folder.write_lines('rejected.jsonl', rejected)
+  _check_rejected(config, rejected, len(source))
+  scores, rows, _ = store.load(config.query if config.profiles else None)
+  folder.write_lines('examples.jsonl', rows)
+  ranking = ranking_lib.rank(
+    scores,
+    query=config.query,
+    norm=config.norm,
+    calibrate=config.calibrate,
+    contrast=config.contrast,
+    correct_only=config.filter,
+    bootstrap=config.bootstrap,
+    permutations=config.permutations,
+    select=config.select,
+    seed=config.seed,
+  )
+  ranking.write_csv(folder.path / 'heads.csv')
+  buffer = io.BytesIO()
+  np.savez(
+    buffer,
+    mass=scores.mass_ELNQR,
+    example_ids=np.array(scores.ids),
+    query_sets=np.array(regions.QUERY_SETS),
+    regions=np.array(regions.REGIONS),
+  )
+  folder.write('arrays.npz', buffer.getvalue())
+  folder.write(
+    'heatmap.png',
+    figures.heatmap(
+      ranking.score_LN,
+      ranking.selected.mask(*ranking.score_LN.shape),
+      f'{config.model} on {source.name}: {config.norm} on evidence, '
+      f'{config.query} rows ({len(scores)} examples)',
+      'RAM' if config.norm == 'mass' else config.norm,
+    ),
+  )
+  summary = ranking.summary()
+  folder.record['summary'] = summary
+  folder.record['examples'] = len(scores)
+  folder.record['rejected'] = dict(
+    collections.Counter(r['reason'] for r in rejected)
+  )
+  if rejected:
+    print(f'{len(rejected)} records rejected, see {folder.path}/rejected.jsonl')
+  print('\n'.join(summary))
+  print(f'files    {folder.path}/heads.csv, heatmap.png, arrays.npz, run.json')
+  return Result(ranking, scores, folder.path, rejected)
+
+
+def cli(argv: list[str] | None = None) -> int:
+  """Entry point."""
+  return cli_lib.main(argv, Config, run, __doc__)
+
+
+if __name__ == '__main__':
+  sys.exit(cli())
