@@ -119,7 +119,8 @@ def apply_output(
   """The edited head outputs; float32 gates, the dtype of `out` is kept."""
   if control is None:
     return out_BTNH
-  gate = control.gate_BN[:, None, :, None]
+  # astype drops a weak type too, which would compute in the output's bfloat16.
+  gate = control.gate_BN.astype(jnp.float32)[:, None, :, None]
   edited = gate * out_BTNH
   if control.replacement_BTNH is not None:
     edited = edited + (1.0 - gate) * control.replacement_BTNH

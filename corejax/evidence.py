@@ -82,8 +82,10 @@ def annotate(
     )
   distractors = []
   for box in example.distractors:
-    if layout.cover(box).max(initial=0.0) > 0:  # a cropped one is no matter
+    try:
       distractors.append(layout.tokens([box], include_base))
+    except errors.Rejected:
+      continue  # cropped away: no head can be distracted by it
   return Annotated(
     evidence_I=evidence_I,
     distractors_XI=np.array(distractors, bool).reshape(-1, len(layout)),
@@ -112,6 +114,9 @@ def batch_probe(
     length: T.
     sizes: slots for (question rows, answer rows, visual tokens).
     profile_set: query set of the profiles, None for none.
+
+  Raises:
+    ValueError: an example needs more slots or tokens than there are.
   """
   n_question, n_answer, n_visual = sizes
   slots = {'question': n_question, 'last': 1, 'answer': n_answer}
@@ -124,6 +129,11 @@ def batch_probe(
     set_PQ[start : start + slots[name], index] = 1
     for b, annotated in enumerate(batch):
       rows = annotated.rows[name]
+      if len(rows) > slots[name]:  # the next set would overwrite them silently
+        raise ValueError(
+          f'batch_probe: {len(rows)} {name} rows do not fit into {slots[name]} '
+          'slots'
+        )
       rows_BP[b, start : start + len(rows)] = rows
     start += slots[name]
   for b, annotated in enumerate(batch):

@@ -76,8 +76,9 @@ class PromptTemplate:
       self.media.replace('{n}', str(n + 1)).replace('{image}', image_token)
       for n in range(n_media)
     )
-    body = self.body.replace('{media}', media)
-    before, after = body.split('{question}')
+    before, after = (
+      part.replace('{media}', media) for part in self.body.split('{question}')
+    )
     return Rendered(
       before + question + after,
       (len(before), len(before) + len(question)),

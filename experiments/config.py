@@ -37,7 +37,7 @@ class Shared:
   data: str = setting('scenes_referring', 'data set; see --list_data')
   data_dir: str = setting('', 'folder of a data set that is not built in')
   split: str = setting('test', 'split of the data set')
-  task: str = setting('', "tasks to use, comma-separated; '' is all")
+  tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')
   dpi: int = setting(96, 'resolution at which document pages are drawn')
   limit: int = setting(400, 'use the first so many records; 0 is all')

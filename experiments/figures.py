@@ -32,7 +32,8 @@ def heatmap(
   """
   n_layers, n_heads = score_LN.shape
   figure = mpl_figure.Figure(
-    figsize=(3.2 + 0.28 * n_heads, 1.8 + 0.28 * n_layers)
+    figsize=(max(5.5, 2.2 + 0.28 * n_heads), 1.8 + 0.28 * n_layers),
+    layout='constrained',
   )
   axes = figure.subplots()
   axes.set_facecolor('#dddddd')
@@ -43,11 +44,12 @@ def heatmap(
     vmin=min(0.0, finite.min(initial=0.0)),
     vmax=finite.max(initial=1e-6),
     interpolation='nearest',
+    aspect='auto',
   )
   for layer, head in np.argwhere(selected_LN):
     axes.add_patch(
       mpl_patches.Rectangle(
-        (head - 0.5, layer - 0.5), 1, 1, fill=False, color='#ff4d6d', lw=1.6
+        (head - 0.5, layer - 0.5), 1, 1, fill=False, color='#ff2a54', lw=2.2
       )
     )
   axes.set_xlabel('head')
@@ -55,7 +57,7 @@ def heatmap(
   axes.set_xticks(range(0, n_heads, max(1, n_heads // 16)))
   axes.set_yticks(range(0, n_layers, max(1, n_layers // 16)))
   axes.set_title(title, fontsize=10, loc='left')
-  figure.colorbar(image, ax=axes, label=label, fraction=0.04, pad=0.02)
+  figure.colorbar(image, ax=axes, label=label)
   return _png(figure, 150)
 
 
@@ -94,7 +96,13 @@ def token_map(
     x0, y0, x1, y1 = layout.cell_IW[token]
     axes.add_patch(
       mpl_patches.Rectangle(
-        (x0, y0), x1 - x0, y1 - y0, color=_EVIDENCE, alpha=0.35, lw=0
+        (x0, y0),
+        x1 - x0,
+        y1 - y0,
+        facecolor='none',
+        edgecolor=_EVIDENCE,
+        hatch='//',
+        lw=0,
       )
     )
 

@@ -15,10 +15,14 @@ import dataclasses
 import pathlib
 import re
 import sys
+from typing import TYPE_CHECKING
 
 from corejax import errors
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
+
+if TYPE_CHECKING:
+  from corejax.data import example as example_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +37,13 @@ class Result:
   """What an inspection returns.
 
   Attributes:
+    example: the example shown.
     out: the folder written.
     arrays: what inputs.npz holds.
     text: the token listing.
   """
 
+  example: example_lib.Example
   out: pathlib.Path
   arrays: dict
   text: str
@@ -126,7 +132,7 @@ def run(config: Config) -> Result | None:
   example, encoded = prepared.example, prepared.encoded
   annotated, layout = prepared.annotated, encoded.layout
   processor = resources.loaded.processor
-  text = listing(prepared, processor.token_text)
+  text = listing(prepared, processor.tokenizer.convert_ids_to_tokens)
   boxes = ', '.join(str(b) for b in example.evidence)
   print(f'{example.id}  task {example.task}  cluster {example.cluster}')
   print(f'question  {example.question}')
@@ -185,7 +191,7 @@ def run(config: Config) -> Result | None:
       ),
     )
   print(f'files     {out}/inputs.npz, tokens.txt, media-*.png')
-  return Result(out, arrays, text)
+  return Result(example, out, arrays, text)
 
 
 def cli(argv: list[str] | None = None) -> int:

@@ -26,7 +26,6 @@ from corejax import store as store_lib
 from corejax.data import example as example_lib
 from corejax.experiments import resources as resources_lib
 
-CONTENT_FREE = 'N/A'
 N_SHIFTS = 32  # alternatives per example for the secondary null
 
 
@@ -90,7 +89,7 @@ def prepare(
     return encoded, evidence.annotate(example, encoded)
 
   encoded, annotated = one(None)
-  baseline = one(CONTENT_FREE) if calibrate else None
+  baseline = one(loaded.processor.content_free) if calibrate else None
   return Prepared(index, example, encoded, annotated, baseline)
 
 
@@ -138,7 +137,7 @@ def shifted(
   return np.array(moved, bool).reshape(-1, len(layout))
 
 
-@functools.partial(jax.jit, static_argnames=('forward', 'attend'))
+@functools.partial(jax.jit, static_argnames=('forward', 'attend', 'mesh'))
 def _step(
   model: Any,
   inputs: inputs_lib.Inputs,
@@ -147,6 +146,7 @@ def _step(
   *,
   forward: Any,
   attend: Any,
+  mesh: jax.sharding.Mesh | None,
 ) -> dict[str, jax.Array]:
   """Masses [B, L, N, Q, R], profiles, and how the forced answer fares."""
   n_answer = answer_BA.shape[1]
@@ -169,6 +169,10 @@ def _step(
   if out.measured.profile_BNI is not None:
     profile_LBNI = out.measured.profile_BNI
     result['profile'] = profile_LBNI.swapaxes(0, 1).astype(jnp.float16)
+  if mesh is not None:
+    # Whole on every device: small, and any process can then read it.
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    result = jax.lax.with_sharding_constraint(result, whole)
   return result
 
 
@@ -229,6 +233,7 @@ def run_batch(
     answer_BA,
     forward=resources.loaded.forward,
     attend=resources.attend,
+    mesh=resources.mesh,
   )
   return {name: np.asarray(value)[:n] for name, value in result.items()}
 

@@ -95,7 +95,7 @@ def out_folder(config: Config) -> pathlib.Path:
 def _identity(config: Config, resources) -> dict:
   """What the store depends on; the offline settings are not in it."""
   names = (
-    'model data split task pages dpi limit seed dtype image_policy calibrate '
+    'model data split tasks pages dpi limit seed dtype image_policy calibrate '
     'batch_size'
   )
   return {
@@ -141,6 +141,7 @@ def _measure(config: Config, resources, store, stop) -> None:
   import jax
 
   from corejax.experiments import measure
+  from corejax.experiments import pods
   from corejax.experiments import runs
 
   options = measure.Options(
@@ -150,14 +151,14 @@ def _measure(config: Config, resources, store, stop) -> None:
     seed=config.seed,
   )
   all_batches = list(measure.batches(len(resources.source), config.batch_size))
-  missing = store.missing()
+  missing = pods.agree(store.missing(), len(all_batches))
   with contextlib.ExitStack() as stack:
     progress = stack.enter_context(
       runs.Progress(
         'batches',
         len(all_batches),
         len(all_batches) - len(missing),
-        quiet=jax.process_index() != 0,
+        quiet=not pods.is_first(),
       )
     )
     for step, index in enumerate(missing):
@@ -168,7 +169,8 @@ def _measure(config: Config, resources, store, stop) -> None:
         )
       stop.check()
       part = measure.measure_batch(resources, all_batches[index], options)
-      store.write(index, part)
+      if pods.is_first():
+        store.write(index, part)
       progress.advance(1)
       if config.trace_steps and step == config.trace_steps:
         stack.pop_all().close()
@@ -193,24 +195,41 @@ def run(config: Config) -> Result | None:
   """Measures what is missing, ranks, writes, and says what was found.
 
   Returns:
-    The Result; None with dry_run.
+    The Result; None with dry_run, and on all processes but the first.
 
   Raises:
     UserError: something outside is wrong.
   """
+  from corejax import selection as selection_lib
   from corejax import store as store_lib
+  from corejax.experiments import pods
   from corejax.experiments import resources as resources_lib
   from corejax.experiments import runs
 
+  pods.initialize()
   resources = resources_lib.load(config)
   loaded, source, out = resources.loaded, resources.source, out_folder(config)
   n_parts = -(-len(source) // config.batch_size)
+  # Refused before anything is measured.
+  selection = selection_lib.Selection.parse(config.select)
+  selection.count(loaded.n_layers, loaded.n_heads)
   if not n_parts:
     raise errors.UserError(
       f'--data={config.data} --split={config.split}: no records'
     )
+  n_data = resources.mesh.shape['data'] if resources.mesh else 1
+  if config.batch_size % n_data:
+    raise errors.UserError(
+      f'--batch_size={config.batch_size}: does not divide over data:{n_data} '
+      'of --mesh; give a multiple'
+    )
   if config.dry_run:
     print(_plan(config, resources, n_parts))
+    return None
+  store = store_lib.ScoreStore(out / 'scores', n_parts)
+  if not pods.is_first():
+    with cli_lib.Stop() as stop:
+      _measure(config, resources, store, stop)
     return None
   print(
     f'{loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads'
@@ -224,7 +243,6 @@ def run(config: Config) -> Result | None:
     {'flags': dataclasses.asdict(config), **resources.describe()},
     config.resume,
   ) as folder:
-    store = store_lib.ScoreStore(out / 'scores', n_parts)
     if not config.resume:
       store.clear()
     _measure(config, resources, store, stop)
@@ -258,7 +276,7 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
     select=config.select,
     seed=config.seed,
   )
-  ranking.write_csv(folder.path / 'heads.csv')
+  ranking.write_csv(folder.path / ranking_lib.FILE)
   buffer = io.BytesIO()
   np.savez(
     buffer,
@@ -271,15 +289,16 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
   folder.write(
     'heatmap.png',
     figures.heatmap(
-      ranking.score_LN,
-      ranking.selected.mask(*ranking.score_LN.shape),
-      f'{config.model} on {source.name}: {config.norm} on evidence, '
-      f'{config.query} rows ({len(scores)} examples)',
-      'RAM' if config.norm == 'mass' else config.norm,
+      ranking.grid('score'),
+      ranking.grid('selected') == 1,
+      f'{config.model} on {source.name}, {len(scores)} examples\n'
+      f'{config.query} rows; outlined: {config.select}',
+      'RAM' if config.norm == 'mass' else f'RAM, {config.norm}',
     ),
   )
   summary = ranking.summary()
   folder.record['summary'] = summary
+  folder.record['findings'] = ranking.findings.to_dict()
   folder.record['examples'] = len(scores)
   folder.record['rejected'] = dict(
     collections.Counter(r['reason'] for r in rejected)

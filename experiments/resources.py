@@ -55,6 +55,11 @@ def make_mesh(text: str) -> jax.sharding.Mesh | None:
     UserError: no mesh, or another number of devices than there are.
   """
   if not text:
+    if jax.process_count() > 1:
+      raise errors.UserError(
+        f'--mesh: {jax.process_count()} processes need one, as '
+        f'data:{len(jax.devices())}'
+      )
     return None
   sizes = parse_mesh(text)
   shape = tuple(sizes[axis] for axis in _AXES)
@@ -119,7 +124,7 @@ def load_source(config: config_lib.Shared) -> example_lib.Source:
     config.data,
     split=config.split,
     seed=config.seed,
-    tasks=[t.strip() for t in config.task.split(',')] if config.task else None,
+    tasks=[t.strip() for t in config.tasks.split(',')] if config.tasks else None,
     limit=config.limit or None,
     data_dir=config.data_dir,
     pages=config.pages,
@@ -127,7 +132,7 @@ def load_source(config: config_lib.Shared) -> example_lib.Source:
   )
 
 
-def _embedded_folder() -> pathlib.Path:
+def embedded_folder() -> pathlib.Path:
   """The planted model, written once into the user's cache."""
   cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   folder = pathlib.Path(cache) / 'corejax' / f'planted-{planted.VERSION}'
@@ -147,7 +152,7 @@ def load(config: config_lib.Shared) -> Resources:
   mesh = make_mesh(config.mesh)
   source = load_source(config)
   loaded = family.load(
-    config.checkpoint or _embedded_folder(),
+    config.checkpoint or embedded_folder(),
     dtype=jnp.dtype(config.dtype),
     mesh=mesh,
     image_policy=config.image_policy,

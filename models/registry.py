@@ -25,10 +25,14 @@ class Processor(Protocol):
   Attributes:
     templates: by kind of source ('image', 'pages').
     image_token: the placeholder that stands for a picture in a prompt.
+    content_free: a question that asks nothing, for calibration.
+    tokenizer: a fast tokenizer of transformers.
   """
 
   templates: Mapping[str, prompt_lib.PromptTemplate]
   image_token: str
+  content_free: str
+  tokenizer: Any
 
   def encode(
     self,

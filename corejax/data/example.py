@@ -107,9 +107,14 @@ class Source(Protocol):
     fingerprint: changes when the data or its settings do.
   """
 
-  name: str
-  split: str
-  fingerprint: str
+  @property
+  def name(self) -> str: ...
+
+  @property
+  def split(self) -> str: ...
+
+  @property
+  def fingerprint(self) -> str: ...
 
   def __len__(self) -> int:
     """How many records there are, rejected ones included."""

@@ -1,0 +1,12 @@
+"""Drawn scenes: pictures, questions and exact evidence, without a download.
+
+A scene is one or more pages of square cells on a pale ground; a few cells hold
+a glyph in a colour. Everything follows from (config, seed, split, index).
+
+    vocab      the closed list of words
+    glyphs     16 shapes as masks
+    picture    a page as PNG
+    scene      what lies where
+    questions  what is asked, each with a twin that needs no look-up
+    source     `scenes_referring` and `scenes_pages` as an example.Source
+"""

@@ -1,0 +1,129 @@
+"""`--data=NAME` -> a source of examples."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+
+from corejax import errors
+from corejax.data import example as example_lib
+from corejax.data.scenes import source as scenes
+
+# One line each, as --list_data prints them.
+_CATALOGUE = {
+  'scenes_referring': (
+    'drawn pictures of 9 glyphs; tasks colour, shape (and their twins '
+    'colour_twin, shape_twin); splits train, validation, test; no files needed'
+  ),
+  'scenes_pages': (
+    'drawn documents of --pages pages (2 to 8); tasks colour, page (and '
+    'colour_twin, page_twin); splits train, validation, test; no files needed'
+  ),
+  'mmdocir': (
+    'MMDocIR: questions on PDF documents, boxes of the layouts that answer; '
+    '--data_dir holds MMDocIR_annotations.jsonl and the PDFs; split test'
+  ),
+}
+
+
+def catalogue() -> Mapping[str, str]:
+  """Every name that `load` knows, with one line about it."""
+  return dict(_CATALOGUE)
+
+
+@dataclasses.dataclass(frozen=True)
+class First:
+  """The first records of another source; an example.Source itself."""
+
+  source: example_lib.Source
+  limit: int
+
+  @property
+  def name(self) -> str:
+    return self.source.name
+
+  @property
+  def split(self) -> str:
+    return self.source.split
+
+  @property
+  def fingerprint(self) -> str:
+    text = f'{self.source.fingerprint} first {len(self)}'
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+  def __len__(self) -> int:
+    return min(self.limit, len(self.source))
+
+  def __getitem__(self, index: int) -> example_lib.Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self.name}: {index} is outside 0..{len(self) - 1}')
+    return self.source[index]
+
+
+def load(
+  name: str,
+  *,
+  split: str = 'test',
+  seed: int = 0,
+  tasks: Sequence[str] | None = None,
+  twins: bool = False,
+  limit: int | None = None,
+  data_dir: str | None = None,
+  pages: int | None = None,
+  dpi: int = 96,
+) -> example_lib.Source:
+  """Opens a data set.
+
+  Args:
+    name: key of `catalogue()`.
+    split: split name.
+    seed: which scenes are drawn, which pages stand beside the evidence.
+    tasks: tasks to keep, None for all that need a look-up.
+    twins: scenes only: follow each look-up by its twin without one.
+    limit: first records to keep, None for all.
+    data_dir: folder of a data set that is not drawn.
+    pages: pages of a document shown at once; None is the data set's default.
+      scenes_referring has one picture and takes no notice.
+    dpi: resolution at which PDF pages are drawn.
+
+  Raises:
+    UserError: unknown name, split or task, or files that are not there.
+  """
+  if name not in _CATALOGUE:
+    raise errors.UserError(
+      f'--data={name}: no such data set; there are {", ".join(_CATALOGUE)}'
+    )
+  if limit is not None and limit < 1:
+    raise errors.UserError(f'--limit={limit}: expected 1 or more')
+  source: example_lib.Source
+  if name == 'mmdocir':
+    source = _mmdocir(data_dir, split, seed, tasks, twins, pages, dpi)
+  else:
+    config = scenes.CONFIGS[name]
+    if name == 'scenes_pages' and pages is not None:
+      config = scenes.paged(pages)
+    source = scenes.Scenes(
+      name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
+    )
+  return source if limit is None else First(source, limit)
+
+
+def _mmdocir(data_dir, split, seed, tasks, twins, pages, dpi):
+  if not data_dir:
+    raise errors.UserError(
+      '--data=mmdocir: needs --data_dir, the folder with '
+      'MMDocIR_annotations.jsonl and the PDFs; --data=scenes_pages needs no '
+      'files'
+    )
+  if twins:
+    raise errors.UserError('--data=mmdocir: its questions have no twins')
+  # Here, not above: reading PDFs needs an extra that scenes do not.
+  from corejax.data import mmdocir
+
+  return mmdocir.MMDocIR(
+    data_dir,
+    split=split,
+    pages=4 if pages is None else pages,
+    dpi=dpi,
+    seed=seed,
+    tasks=tasks,
+  )

@@ -1,0 +1,119 @@
+"""Prompt templates of the LLaVA checkpoints, and which one a folder gets.
+
+The set for a checkpoint is, in this order:
+
+1. what the folder's `corejax.json` names: {"templates": "plain"};
+2. what its chat template betrays: the mark of each set is a string that only
+   its chat template holds (LLaVA on Llama 3 has a llama text model too);
+3. what its text model is usually tuned on: llama -> vicuna, mistral ->
+   mistral, qwen2 -> chatml.
+
+The wording is that of HF's LLaVA page: no system text, pictures first. With
+several pictures (`pages`) each is named, so that a question can refer to it.
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+from corejax import errors
+from corejax import prompt
+from corejax.models import checkpoint
+
+FILE = 'corejax.json'
+
+KINDS = ('image', 'pages')
+
+
+def _pair(
+  name: str, body: str, answer: str = ' {answer}'
+) -> dict[str, prompt.PromptTemplate]:
+  return {
+    'image': prompt.PromptTemplate(f'{name}/image', body, answer=answer),
+    'pages': prompt.PromptTemplate(
+      f'{name}/pages', body, media='Page {n}: {image}\n', answer=answer
+    ),
+  }
+
+
+SETS: dict[str, dict[str, prompt.PromptTemplate]] = {
+  'vicuna': _pair('vicuna', 'USER: {media}{question} ASSISTANT:'),
+  'mistral': _pair('mistral', '[INST] {media}{question} [/INST]'),
+  'chatml': _pair(
+    'chatml',
+    '<|im_start|>user {media}{question}<|im_end|><|im_start|>assistant',
+  ),
+  'llama3': _pair(
+    'llama3',
+    '<|start_header_id|>user<|end_header_id|>\n\n{media}{question}<|eot_id|>'
+    '<|start_header_id|>assistant<|end_header_id|>\n\n',
+    answer='{answer}',
+  ),
+  # For small models with a closed word list: the question's last word is the
+  # prompt's last token, and the answer's word follows at once.
+  'plain': {
+    'image': prompt.PromptTemplate(
+      'plain/image', '{media}{question}', media='{image} '
+    ),
+    'pages': prompt.PromptTemplate(
+      'plain/pages', '{media}{question}', media='page {n} {image} '
+    ),
+  },
+}
+
+_MARKS = (
+  ('<|im_start|>', 'chatml'),
+  ('<|start_header_id|>', 'llama3'),
+  ('[INST]', 'mistral'),
+  ('ASSISTANT:', 'vicuna'),
+)
+_TEXT_MODELS = {'llama': 'vicuna', 'mistral': 'mistral', 'qwen2': 'chatml'}
+
+
+def own_settings(folder: str | pathlib.Path) -> dict[str, Any]:
+  """What a folder's corejax.json says; {} without one.
+
+  Keys read here: `templates`, `content_free` (a question that asks nothing).
+  Others are left to those who wrote them.
+
+  Raises:
+    UserError: it is no JSON object.
+  """
+  path = pathlib.Path(folder) / FILE
+  return checkpoint.read_json(path) if path.exists() else {}
+
+
+def choose(
+  folder: str | pathlib.Path, chat_template: str | None, text_model: str
+) -> Mapping[str, prompt.PromptTemplate]:
+  """The templates of a checkpoint, by kind of source.
+
+  Args:
+    folder: the checkpoint.
+    chat_template: its chat template (Jinja), None without one.
+    text_model: model_type of its text model.
+
+  Raises:
+    UserError: corejax.json names no set of ours, or nothing tells which.
+  """
+  name = own_settings(folder).get('templates')
+  if name is not None:
+    if name not in SETS:
+      raise errors.UserError(
+        f'{pathlib.Path(folder) / FILE}: templates={name!r}; expected one of '
+        f'{", ".join(SETS)}'
+      )
+    return SETS[name]
+  if chat_template is not None:
+    for mark, name in _MARKS:
+      if mark in chat_template:
+        return SETS[name]
+    said = 'its chat template is none we know'
+  else:
+    if text_model in _TEXT_MODELS:
+      return SETS[_TEXT_MODELS[text_model]]
+    said = f'it has no chat template and a text model {text_model!r}'
+  raise errors.UserError(
+    f'{folder}: which prompt template? {said}; write {{"templates": NAME}} '
+    f'into its {FILE}, NAME one of {", ".join(SETS)}'
+  )

@@ -1,0 +1,94 @@
+"""LLaVA's weight map: both key layouts of released and re-saved folders.
+
+One spelling (that of transformers 5 in memory, and of `model.` prefixed
+files):
+
+    hub file                               spelling here
+    language_model.model.X                 model.language_model.X
+    language_model.lm_head.weight          lm_head.weight
+    vision_tower.vision_model.X            model.vision_tower.X
+    vision_tower.X (5.x save_pretrained)   model.vision_tower.X
+    multi_modal_projector.X                model.multi_modal_projector.X
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+
+from corejax.models import sharding
+from corejax.models import weight_map
+from corejax.models import weights
+from corejax.models.llava import config as config_lib
+from corejax.models.llava import modeling
+
+_RENAMES = (
+  (r'^language_model\.lm_head\.', 'lm_head.'),
+  (r'^(model\.)?language_model\.model\.', 'model.language_model.'),
+  (r'^(model\.)?vision_tower\.vision_model\.', 'model.vision_tower.'),
+  (r'^(vision_tower|multi_modal_projector)\.', r'model.\1.'),
+)
+_HEAD = 'lm_head.weight'
+_TOWER = r'model\.vision_tower\.'
+_PROJECTOR = 'model.multi_modal_projector'
+_ENTRIES = (
+  *weight_map.decoder('model.language_model', 'language', _HEAD),
+  *weight_map.tower('model.vision_tower', 'vision'),
+  weight_map.Entry(
+    f'{_PROJECTOR}.linear_1.weight', 'projector.linear_1.weight'
+  ),
+  weight_map.Entry(f'{_PROJECTOR}.linear_1.bias', 'projector.linear_1.bias'),
+  weight_map.Entry(
+    f'{_PROJECTOR}.linear_2.weight', 'projector.linear_2.weight'
+  ),
+  weight_map.Entry(f'{_PROJECTOR}.linear_2.bias', 'projector.linear_2.bias'),
+)
+# Never read by a LLaVA; a folder may hold them or not.
+_IGNORED = (
+  _TOWER + r'post_layernorm\.(weight|bias)',
+  _TOWER + r'head\..*',  # SigLIP's pooling head
+  _TOWER + r'embeddings\.position_ids',  # buffers of old files
+  r'model\.language_model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq',
+  r'model\.language_model\.rotary_emb\.inv_freq',
+)
+
+
+def make_map(config: config_lib.LlavaConfig) -> weight_map.WeightMap:
+  """The map of one model; tower layers that are not run may stay away."""
+  unused = '|'.join(
+    str(layer) for layer in range(config.n_run, config.vision.n_layers)
+  )
+  above = (_TOWER + rf'encoder\.layers\.({unused})\..*',) if unused else ()
+  return weight_map.WeightMap(_RENAMES, _ENTRIES, _IGNORED + above)
+
+
+def load(
+  folder: pathlib.Path,
+  config: config_lib.LlavaConfig,
+  *,
+  dtype: jnp.dtype,
+  mesh: jax.sharding.Mesh | None = None,
+) -> modeling.Llava:
+  """The model with a folder's weights.
+
+  A tied model whose file holds a head of its own gets that head, as in
+  transformers (which unties the two if they differ).
+
+  Args:
+    folder: the checkpoint.
+    config: its config.
+    dtype: of all parameters.
+    mesh: cut over its 'model' axis; None is one device.
+
+  Raises:
+    UserError: the files are malformed or do not fit the config.
+  """
+  rules = make_map(config)
+  renamed = weights.open_renamed(folder, rules)
+  if config.text.tie and _HEAD in renamed:
+    text = dataclasses.replace(config.text, tie=False)
+    config = dataclasses.replace(config, text=text)
+  model = modeling.abstract(config, dtype)
+  sources = weights.match(renamed, weights.shapes(model), rules, str(folder))
+  return weights.fill(model, sources, sharding.placer(mesh), str(folder))

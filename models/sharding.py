@@ -1,0 +1,80 @@
+"""Where parameters live on a mesh: one table of rules, applied at load.
+
+Axes of the mesh are 'data' and 'model'. Parameters are cut over 'model' alone
+and are whole on every 'data' row: query and key/value heads, MLP columns and
+rows, the vocabulary. An axis that does not divide evenly stays whole (with 2
+key/value heads on 4 devices every device holds both).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import re
+
+import jax
+
+from corejax import errors
+
+AXES = ('data', 'model')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Which axis of which parameter is cut over 'model'.
+
+  Attributes:
+    rules: (regex on the dotted path, axis of the parameter counted with the
+      leading L); the first that matches, none: whole everywhere.
+  """
+
+  rules: tuple[tuple[str, int], ...]
+
+  def spec(
+    self, path: str, shape: Sequence[int], n_model: int
+  ) -> jax.sharding.PartitionSpec:
+    """The partition of one parameter over `n_model` devices."""
+    for pattern, axis in self.rules:
+      if re.fullmatch(pattern, path):
+        if shape[axis] % n_model:
+          break
+        return jax.sharding.PartitionSpec(*[None] * axis, 'model')
+    return jax.sharding.PartitionSpec()
+
+
+# Paths end alike in every family: '<decoder or tower>.layers.attn.q.weight'.
+RULES = Rules(
+  (
+    (r'.*\.layers\.attn\.[qkv]\.(weight|bias)', 1),  # [L, N, H, D], [L, N, H]
+    (r'.*\.layers\.attn\.o\.weight', 2),  # [L, D, N, H]
+    (r'.*\.layers\.mlp\.(gate|up)\.(weight|bias)', 1),  # [L, F, D], [L, F]
+    (r'.*\.layers\.mlp\.down\.weight', 2),  # [L, D, F]
+    (r'.*\.layers\.fc1\.(weight|bias)', 1),  # [L, F, D], [L, F]
+    (r'.*\.layers\.fc2\.weight', 2),  # [L, D, F]
+    (r'.*\.(embed|head)\.weight', 0),  # [V, D]
+    (r'projector\.linear_1\.(weight|bias)', 0),  # [D, C], [D]
+    (r'projector\.linear_2\.weight', 1),  # [D, D]
+  )
+)
+
+
+def placer(mesh: jax.sharding.Mesh | None, rules: Rules = RULES):
+  """A function (path, shape) -> Sharding for `weights.fill`.
+
+  Args:
+    mesh: with the axes 'data' and 'model'; None puts everything on the first
+      local device.
+    rules: the table.
+
+  Raises:
+    UserError: a mesh with other axes.
+  """
+  if mesh is None:
+    alone = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return lambda path, shape: alone
+  if tuple(mesh.axis_names) != AXES:
+    raise errors.UserError(
+      f'mesh axes are {tuple(mesh.axis_names)}; expected {AXES}'
+    )
+  n_model = mesh.shape['model']
+  return lambda path, shape: jax.sharding.NamedSharding(
+    mesh, rules.spec(path, shape, n_model)
+  )

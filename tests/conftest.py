@@ -1,0 +1,33 @@
+"""What every test shares. Environment variables must be set before JAX is."""
+
+import os
+import pathlib
+
+import pytest
+
+# Four virtual CPU devices, so that `jax.devices()[:4]` makes a 2x2 mesh; a
+# program that names no device runs on the first one as ever.
+_DEVICES = '--xla_force_host_platform_device_count=4'
+if _DEVICES not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+os.environ['HF_HUB_OFFLINE'] = '1'  # a test that needs the network is wrong
+os.environ.setdefault('MPLBACKEND', 'agg')
+
+
+@pytest.fixture(scope='session')
+def samples() -> pathlib.Path:
+  """The folder of real annotated excerpts, which are never committed."""
+  folder = os.environ.get('COREJAX_SAMPLES')
+  if not folder:
+    pytest.skip('COREJAX_SAMPLES names no folder of real excerpts')
+  path = pathlib.Path(folder)
+  if not path.is_dir():
+    pytest.fail(f'COREJAX_SAMPLES={folder} is not a folder')
+  return path
+
+
+@pytest.fixture(scope='session')
+def checkout() -> pathlib.Path:
+  """The root of the checkout that holds these tests."""
+  return pathlib.Path(__file__).resolve().parent.parent

@@ -1,0 +1,233 @@
+"""`rank` end to end on the embedded model."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from corejax import errors
+from corejax import regions
+from corejax.experiments import cli
+from corejax.experiments import rank
+from corejax.models.organisms import planted
+import numpy as np
+import pytest
+
+COLUMNS = (
+  'rank layer head ram ci_low ci_high inclusion q_value share lift excess '
+  'mass_evidence mass_distractor mass_visual mass_question mass_text mass_sink '
+  'score'
+).split()
+PLANTED = planted.known_heads(0).planted
+SMALL = dict(limit=24, bootstrap=200, permutations=200)
+
+
+def read_csv(path):
+  with open(path) as f:
+    return list(csv.DictReader(f))
+
+
+@pytest.fixture(scope='module')
+def result(tmp_path_factory):
+  out = tmp_path_factory.mktemp('rank') / 'run'
+  return rank.run(rank.Config(out=str(out), **SMALL))
+
+
+def test_files_and_columns(result):
+  names = {p.name for p in result.out.iterdir()}
+  assert names >= {
+    'run.json',
+    'heads.csv',
+    'arrays.npz',
+    'examples.jsonl',
+    'rejected.jsonl',
+    'heatmap.png',
+  }
+  rows = read_csv(result.out / 'heads.csv')
+  assert list(rows[0])[: len(COLUMNS)] == COLUMNS
+  n_layers, n_heads = result.scores.n_layers, result.scores.n_heads
+  assert len(rows) == n_layers * n_heads
+  assert [int(r['rank']) for r in rows] == list(range(1, len(rows) + 1))
+  pairs = {(int(r['layer']), int(r['head'])) for r in rows}
+  assert len(pairs) == len(rows)
+  assert (result.out / 'heatmap.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_arrays(result):
+  with np.load(result.out / 'arrays.npz') as f:
+    mass = f['mass']
+    assert tuple(f['regions']) == regions.REGIONS
+    assert tuple(f['query_sets']) == regions.QUERY_SETS
+    assert list(f['example_ids']) == list(result.scores.ids)
+  shape = (24, result.scores.n_layers, result.scores.n_heads, 3, 9)
+  assert mass.shape == shape and mass.dtype == np.float32
+  np.testing.assert_allclose(mass.sum(-1), 1, atol=1e-4)
+
+
+def test_ram_is_the_cluster_mean_of_the_mass_in_arrays(result):
+  clusters = [
+    json.loads(line)['cluster']
+    for line in (result.out / 'examples.jsonl').read_text().splitlines()
+  ]
+  mass = np.float64(result.scores.mass_ELNQR[:, :, :, 0, regions.EVIDENCE])
+  means = [
+    mass[[i for i, c in enumerate(clusters) if c == name]].mean(0)
+    for name in dict.fromkeys(clusters)
+  ]
+  ram = np.mean(means, 0)
+  for row in read_csv(result.out / 'heads.csv'):
+    where = int(row['layer']), int(row['head'])
+    assert float(row['ram']) == pytest.approx(ram[where], abs=1e-9)
+
+
+def test_planted_heads_come_first(result):
+  rows = read_csv(result.out / 'heads.csv')[: len(PLANTED)]
+  assert {(int(r['layer']), int(r['head'])) for r in rows} == set(PLANTED)
+
+
+def test_run_json(result):
+  record = json.loads((result.out / 'run.json').read_text())
+  assert record['state'] == 'done' and record['examples'] == 24
+  assert record['flags']['limit'] == 24
+  assert record['versions']['jax'] and record['summary']
+  for name in ('checkpoint_fingerprint', 'data_fingerprint', 'templates'):
+    assert record['identity'][name]
+
+
+def test_another_norm_reuses_the_store(result, tmp_path):
+  parts = sorted((result.out / 'scores').iterdir())
+  before = [p.stat().st_mtime_ns for p in parts]
+  config = rank.Config(out=str(result.out), norm='lift', **SMALL)
+  again = rank.run(config)
+  assert [p.stat().st_mtime_ns for p in parts] == before
+  rows = read_csv(result.out / 'heads.csv')
+  assert float(rows[0]['score']) == pytest.approx(float(rows[0]['lift']))
+  assert not np.allclose(again.ranking.grid('score'), result.ranking.grid('score'))
+  rank.run(rank.Config(out=str(result.out), **SMALL))
+
+
+def test_a_lost_part_is_measured_again_to_the_same_bytes(result):
+  csv_before = (result.out / 'heads.csv').read_bytes()
+  part = result.out / 'scores' / 'part-00001.npz'
+  before = part.read_bytes()
+  part.unlink()
+  rank.run(rank.Config(out=str(result.out), **SMALL))
+  assert part.read_bytes() == before
+  assert (result.out / 'heads.csv').read_bytes() == csv_before
+
+
+def test_other_settings_on_the_same_folder_are_refused(result, capsys):
+  code = rank.cli(['rank', f'--out={result.out}', '--limit=24', '--seed=5'])
+  assert code == cli.EX_USER
+  assert 'seed was 0, is 5' in capsys.readouterr().err
+
+
+def test_calibrate_contrast_filter_on_pages(tmp_path):
+  result = rank.run(
+    rank.Config(
+      out=str(tmp_path),
+      data='scenes_pages',
+      calibrate=True,
+      contrast=True,
+      filter=True,
+      query='last',
+      **SMALL,
+    )
+  )
+  baseline = result.scores.baseline_ELNQR
+  assert baseline.shape == result.scores.mass_ELNQR.shape
+  assert not np.allclose(baseline, result.scores.mass_ELNQR)
+  assert result.ranking.heads[0] in PLANTED
+
+
+def test_without_profiles_there_is_no_null_and_it_says_so(tmp_path, capsys):
+  config = rank.Config(out=str(tmp_path), profiles=False, **SMALL)
+  rank.run(config)
+  assert 'profiles' in capsys.readouterr().out
+  rows = read_csv(tmp_path / 'heads.csv')
+  assert all(r['q_value'] == 'nan' for r in rows)
+
+
+def test_dry_run_writes_nothing(tmp_path, capsys):
+  out = tmp_path / 'x'
+  assert rank.cli(['rank', '--dry_run', f'--out={out}', '--limit=8']) == 0
+  assert not out.exists()
+  assert 'record 0:' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('flag', ['--list_models', '--list_data'])
+def test_lists(flag, capsys):
+  assert rank.cli(['rank', flag]) == 0
+  text = capsys.readouterr().out
+  assert 'llava_flax' in text or 'scenes_pages' in text
+
+
+@pytest.mark.parametrize(
+  'argv, words',
+  [
+    (['--model=gpt'], 'llava_flax'),
+    (['--data=imagenet'], 'scenes_referring'),
+    (['--data=mmdocir'], '--data_dir'),
+    (['--checkpoint=/nonexistent/folder'], '/nonexistent/folder'),
+    (['--select=best', '--limit=8'], 'top5%'),
+    (['--tasks=dance'], 'dance'),
+  ],
+)
+def test_user_errors(argv, words, capsys, tmp_path):
+  assert rank.cli(['rank', f'--out={tmp_path}', *argv]) == cli.EX_USER
+  err = capsys.readouterr().err
+  assert words in err and err.strip().count('\n') == 0
+
+
+def test_too_many_rejected_fail_the_run_but_keep_it(tmp_path, monkeypatch):
+  from corejax.experiments import measure
+
+  original = measure.prepare
+
+  def sometimes(resources, index, calibrate):
+    if index % 4 == 1:
+      raise errors.Rejected(errors.Reason.BAD_MEDIA, f'record {index}')
+    return original(resources, index, calibrate)
+
+  monkeypatch.setattr(measure, 'prepare', sometimes)
+  config = rank.Config(out=str(tmp_path), **SMALL)
+  with pytest.raises(errors.UserError, match='6 of 24 .*--max_bad=0.01'):
+    rank.run(config)
+  lines = (tmp_path / 'rejected.jsonl').read_text().splitlines()
+  assert [json.loads(l)['index'] for l in lines] == [1, 5, 9, 13, 17, 21]
+  result = rank.run(rank.Config(out=str(tmp_path), max_bad=0.3, **SMALL))
+  assert len(result.scores) == 18 and len(result.rejected) == 6
+
+
+def test_mesh_of_four_equals_one_device(result, tmp_path):
+  env = os.environ | {
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+    'JAX_PLATFORMS': 'cpu',
+  }
+  subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'experiments.rank',
+      '--mesh=data:2,model:2',
+      f'--out={tmp_path}',
+      *(f'--{k}={v}' for k, v in SMALL.items()),
+    ],
+    check=True,
+    env=env,
+    cwd=pathlib.Path(rank.__file__).resolve().parent.parent,
+    capture_output=True,
+  )
+  with np.load(tmp_path / 'arrays.npz') as f:
+    np.testing.assert_allclose(
+      f['mass'], result.scores.mass_ELNQR, rtol=0, atol=1e-6
+    )
+  one = read_csv(result.out / 'heads.csv')
+  four = read_csv(tmp_path / 'heads.csv')
+  ram = {(r['layer'], r['head']): float(r['ram']) for r in one}
+  for row in four:
+    assert float(row['ram']) == pytest.approx(
+      ram[row['layer'], row['head']], abs=1e-6
+    )

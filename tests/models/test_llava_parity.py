@@ -1,0 +1,378 @@
+"""LLaVA against transformers (torch, eager, float32), piece by piece.
+
+Tolerances are the project's. Every submodule, given what transformers gives
+it: 1e-5 of the spread of what it writes. The whole model: 1e-4 of their spread
+for logits, 2e-5 for every head's attention, 1e-5 for RAM against a float64 sum
+over transformers' attention.
+"""
+
+import dataclasses
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from corejax import attention
+from corejax import probe as probe_lib
+from corejax import regions
+from corejax.kernels import dispatch
+from corejax.models import decoder as decoder_lib
+from corejax.models import layers
+from corejax.models import vision as vision_lib
+from corejax.models.llava import config as config_lib
+from corejax.models.llava import modeling
+from corejax.models.llava import weights
+from helpers import hf_llava
+
+IMAGE = hf_llava.IMAGE
+_TWO = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7]]
+
+# name -> (text, tower, overrides of hf_llava.config, sequences, padding side)
+CASES = {
+  'vicuna': ('llama', 'clip', {}, _TWO, 'right'),
+  'llama_biased_odd': (
+    'llama',
+    'siglip',
+    dict(
+      text_kw=dict(
+        hidden_size=36,
+        num_attention_heads=3,
+        num_key_value_heads=3,
+        head_dim=8,
+        attention_bias=True,
+        mlp_bias=True,
+        rope_parameters={
+          'rope_type': 'llama3',
+          'rope_theta': 100.0,
+          'factor': 4.0,
+          'low_freq_factor': 1.0,
+          'high_freq_factor': 4.0,
+          'original_max_position_embeddings': 16,
+        },
+      ),
+      tower_kw=dict(
+        hidden_size=21, num_attention_heads=3, image_size=12, patch_size=4
+      ),
+      vision_feature_layer=-1,
+      vision_feature_select_strategy='full',
+      multimodal_projector_bias=False,
+      projector_hidden_act='gelu_pytorch_tanh',
+    ),
+    [[IMAGE, 9], [3, IMAGE, 1, IMAGE, 4]],
+    'left',
+  ),
+  'mistral_window': (
+    'mistral',
+    'clip',
+    dict(
+      text_kw=dict(
+        num_attention_heads=5, num_key_value_heads=1, sliding_window=7
+      ),
+      tower_kw=dict(num_hidden_layers=4, hidden_act='gelu'),
+      vision_feature_layer=[-2, 0, 4, 1],
+    ),
+    _TWO,
+    'right',
+  ),
+  'qwen2_upper_windows': (
+    'qwen2',
+    'siglip',
+    dict(
+      text_kw=dict(
+        num_attention_heads=7,
+        num_key_value_heads=1,
+        hidden_size=42,
+        use_sliding_window=True,
+        sliding_window=5,
+        max_window_layers=2,
+        rope_parameters={'rope_type': 'default', 'rope_theta': 1e6},
+      ),
+      vision_feature_layer=-2,
+    ),
+    _TWO,
+    'left',
+  ),
+  'qwen2_tied_text_only': (
+    'qwen2',
+    'clip',
+    dict(
+      text_kw=dict(
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        rms_norm_eps=1e-6,
+        rope_parameters={
+          'rope_type': 'yarn',
+          'rope_theta': 1e4,
+          'factor': 4.0,
+          'original_max_position_embeddings': 16,
+        },
+      ),
+    ),
+    [[17], [11]],
+    'right',
+  ),
+  'qwen3_normed': (
+    'qwen3',
+    'clip',
+    dict(
+      text_kw=dict(num_attention_heads=6, num_key_value_heads=3, head_dim=10),
+      vision_feature_select_strategy='full',
+    ),
+    [[2, IMAGE, 6]],
+    'right',
+  ),
+  'dynamic_beyond_trained': (
+    'llama',
+    'clip',
+    dict(
+      text_kw=dict(
+        max_position_embeddings=12,
+        rope_parameters={
+          'rope_type': 'dynamic',
+          'rope_theta': 1e4,
+          'factor': 3.0,
+        },
+      ),
+    ),
+    [[3, IMAGE, 9]],
+    'right',
+  ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One tiny model on both sides, and what transformers says of a batch."""
+
+  model: modeling.Llava
+  torch_model: torch.nn.Module
+  batch: hf_llava.Batch
+  hf: dict[str, np.ndarray]
+
+
+@functools.cache
+def _make(name: str, folder) -> Case:
+  text, tower, overrides, sequences, side = CASES[name]
+  hf_config = hf_llava.config(text, tower, **overrides)
+  torch_model = hf_llava.build(hf_config, seed=1)
+  hf_llava.save(torch_model, folder)
+  config = config_lib.read(folder)
+  model = weights.load(folder, config, dtype=jnp.dtype('float32'))
+  batch = hf_llava.batch(hf_config, sequences, side=side)
+  hf = hf_llava.reference(torch_model, batch.torch)
+  return Case(model, torch_model, batch, hf)
+
+
+@pytest.fixture
+def get(tmp_path_factory):
+  """get(name) -> Case, made once."""
+  return lambda name: _make(name, tmp_path_factory.getbasetemp() / name)
+
+
+def _probe(batch: hf_llava.Batch, seed: int = 3) -> probe_lib.Probe:
+  """Random rows in random sets and random regions; unused slots too."""
+  rng = np.random.default_rng(seed)
+  n_batch, length = batch.real_BT.shape
+  rows_BP = np.full((n_batch, 7), -1, np.int32)
+  for b in range(n_batch):
+    real = np.flatnonzero(batch.real_BT[b])
+    rows_BP[b, : 5 + b] = rng.choice(real, 5 + b, replace=False)
+  set_PQ = np.zeros((7, 3), np.float32)
+  set_PQ[np.arange(7), np.arange(7) % 3] = 1
+  region_BS = rng.integers(0, len(regions.REGIONS), (n_batch, length))
+  return probe_lib.Probe(
+    jnp.asarray(rows_BP),
+    jnp.asarray(set_PQ),
+    jnp.asarray(region_BS, jnp.int8),
+    weights=True,
+  )
+
+
+def _mass64(hf_attention, probe: probe_lib.Probe) -> np.ndarray:
+  """RAM's definition, spelt out in float64: [L, B, Q, N, R]."""
+  a = hf_attention.astype(np.float64)
+  n_layers, n_batch, n_heads = a.shape[:3]
+  n_sets, n_regions = probe.set_PQ.shape[1], len(regions.REGIONS)
+  mass = np.zeros((n_layers, n_batch, n_sets, n_heads, n_regions))
+  for b in range(n_batch):
+    for q in range(n_sets):
+      rows = [
+        int(row)
+        for row, member in zip(probe.rows_BP[b], probe.set_PQ[:, q])
+        if member and row >= 0
+      ]
+      for r in range(n_regions):
+        keys = np.asarray(probe.region_BS[b]) == r
+        seen = a[:, b][:, :, rows][..., keys].sum(-1)
+        mass[:, b, q, :, r] = seen.mean(-1)
+  return mass
+
+
+# Without optimisation these small programs compile in half the time.
+_QUICK = {'xla_backend_optimization_level': 0}
+
+
+def _close(ours, theirs, tol: float):
+  """max |difference| <= tol * standard deviation of theirs."""
+  theirs = np.asarray(theirs, np.float64)
+  worst = np.abs(np.asarray(ours, np.float64) - theirs).max()
+  assert worst <= tol * theirs.std(), (worst, theirs.std())
+
+
+@functools.partial(jax.jit, compiler_options=_QUICK)
+def _pieces(model, inputs, hf):
+  """Every submodule but the layers, on what transformers gives it."""
+  found = {}
+  features_ID = None
+  if inputs.vision:
+    found['tower'] = vision_lib.run(
+      model.vision,
+      inputs.vision['pixel_values'],
+      range(model.vision.n_run + 1),
+      attend=attention.reference,
+    )
+    hidden = [hf['tower'][index] for index in model.config.feature_layers]
+    features = modeling.project(model, hidden)
+    found['features'] = features.reshape(-1, features.shape[-1])
+    features_ID = hf['features']
+  found['embeds'] = modeling.merge(model, inputs, features_ID)
+  text = model.language
+  found['normed'] = layers.rms_norm(
+    text.norm, hf['hidden'][-1], text.config.rms_eps
+  )
+  found['logits'] = decoder_lib.logits(text, hf['hidden'][-1])
+  return found
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_every_submodule(name, get):
+  case = get(name)
+  hf, real = case.hf, case.batch.real_BT
+  ours = _pieces(case.model, case.batch.inputs, hf)
+  if case.batch.inputs.vision:
+    assert len(ours['tower']) == case.model.config.n_run + 1
+    for index, hidden in enumerate(ours['tower']):
+      _close(hidden, hf['tower'][index], 1e-5)
+    _close(ours['features'], hf['features'], 1e-5)
+  _close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
+  _close(ours['normed'][real], hf['normed'][real], 1e-5)
+  _close(ours['logits'][real], hf['logits'][real], 1e-5)
+
+
+def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
+  """A decoder of this layer alone."""
+  config = dataclasses.replace(
+    decoder.config, n_layers=1, windows=(decoder.config.windows[index],)
+  )
+  alone = nnx.eval_shape(lambda: decoder_lib.Decoder(config, jnp.float32))
+  graph, _ = nnx.split(alone)
+  state = nnx.state(decoder)
+  cut = jax.tree.map(lambda x: x[index : index + 1], state['layers'])
+  return nnx.merge(graph, nnx.State({**state, 'layers': cut}))
+
+
+@functools.partial(jax.jit, compiler_options=_QUICK)
+def _run_layer(decoder, x_BTD, inputs):
+  return decoder_lib.run(
+    decoder,
+    x_BTD,
+    inputs.positions_BT,
+    inputs.mask,
+    attend=attention.reference,
+  ).x_BTD
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_every_layer(name, get):
+  case = get(name)
+  hidden, real = case.hf['hidden'], case.batch.real_BT
+  for index in range(len(hidden) - 1):
+    ours = _run_layer(
+      _one_layer(case.model.language, index), hidden[index], case.batch.inputs
+    )
+    _close(ours[real], hidden[index + 1][real], 1e-5)
+
+
+def _check_whole(case: Case, attend: attention.Attend):
+  """`forward`, every head's attention, RAM and logits."""
+  batch, hf, probe = case.batch, case.hf, _probe(case.batch)
+  real = batch.real_BT
+  run = jax.jit(
+    functools.partial(modeling.forward, attend=attend),
+    compiler_options=_QUICK,
+  )
+  out = run(case.model, batch.inputs, probe=probe)
+  # The fixture is worth something: peaked attention, spread logits.
+  assert 0.3 < hf['attention'].max(-1).mean() < 0.95
+  assert 1 < hf['logits'].std() < 10
+  _close(out.logits_BPV[real], hf['logits'][real], 1e-4)
+  off = np.abs(np.asarray(out.measured.weights_BNTS) - hf['attention'])
+  off *= real[None, :, None, :, None]
+  for layer in range(off.shape[0]):
+    for head in range(off.shape[2]):
+      assert off[layer, :, head].max() <= 2e-5, (layer, head)
+  mass = _mass64(hf['attention'], probe)
+  assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_whole_model(name, get):
+  _check_whole(get(name), attention.reference)
+
+
+@pytest.mark.parametrize(
+  'name', ['vicuna', 'mistral_window', 'qwen2_upper_windows']
+)
+def test_whole_model_with_the_xla_kernel(name, get):
+  """No mask, causal, windows, left padding; 1, 5 and 7 heads a kv head."""
+  _check_whole(get(name), dispatch.attend('xla'))
+
+
+def test_as_users_compile_it(get):
+  """Full optimisation, no full weights, chosen rows, a tower of its own."""
+  case = get('vicuna')
+  batch, hf = case.batch, case.hf
+  probe = dataclasses.replace(_probe(batch), weights=False)
+  called = []
+
+  def tower_attend(q, k, v, mask, control=None, probe=None):
+    called.append((mask.causal, control, probe))
+    return attention.reference(q, k, v, mask)
+
+  run = jax.jit(
+    functools.partial(
+      modeling.forward,
+      attend=dispatch.attend(),
+      tower_attend=tower_attend,
+    )
+  )
+  out = run(case.model, batch.inputs, probe=probe, logit_rows_BP=probe.rows_BP)
+  assert set(called) == {(False, None, None)}
+  assert out.logits_BPV.dtype == jnp.float32
+  assert out.measured.weights_BNTS is None
+  for b, rows in enumerate(np.asarray(probe.rows_BP)):
+    used = rows >= 0
+    _close(out.logits_BPV[b][used], hf['logits'][b][rows[used]], 1e-4)
+  mass = _mass64(hf['attention'], probe)
+  assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
+
+
+def test_cases_cover_what_they_claim():
+  """Windows bind, heads are odd, several features are joined."""
+  windows, heads, joined = set(), set(), 0
+  for name, (text, tower, overrides, *_) in CASES.items():
+    config = config_lib.LlavaConfig.from_hf(
+      hf_llava.config(text, tower, **overrides)
+    )
+    windows.add(config.text.windows)
+    heads.add((config.text.n_heads, config.text.n_kv_heads))
+    joined += len(config.feature_layers) > 1
+    assert config.n_run <= config.vision.n_layers, name
+  assert {(7,) * 3, (2**30, 2**30, 5), (2**30,) * 3} <= windows
+  assert {(3, 3), (5, 1), (7, 1), (6, 3), (6, 2), (4, 4)} <= heads
+  assert joined

@@ -1,0 +1,343 @@
+"""The planted model: answers, heads, and whether ranking finds them."""
+
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+import torch
+import transformers
+
+from corejax import attention
+from corejax import evidence
+from corejax import heads as heads_lib
+from corejax import ranking
+from corejax import regions
+from corejax.data import sources
+from corejax.data.scenes import scene
+from corejax.data.scenes import source as scenes
+from corejax.data.scenes import vocab
+from corejax.models import registry
+from corejax.models.llava import modeling
+from corejax.models.organisms import planted
+from corejax.models.organisms import planted_space as space
+from helpers import planted_runs
+
+N_SEEDS = 100
+
+
+def _examples(name, n, **settings):
+  source = sources.load(name, limit=n, **settings)
+  return [source[i] for i in range(n)]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('planted')
+  planted.write(path, seed=0)
+  return path
+
+
+@pytest.fixture(scope='module')
+def loaded(folder):
+  return planted_runs.load(folder)
+
+
+@pytest.fixture(scope='module')
+def known(folder):
+  return planted.known_heads(0)
+
+
+@pytest.fixture(scope='module')
+def referring(loaded):
+  examples = _examples('scenes_referring', 64, twins=True)
+  return planted_runs.encode(loaded.processor, examples, 24)
+
+
+@pytest.fixture(scope='module')
+def paged(loaded):
+  examples = _examples('scenes_pages', 64, twins=True)
+  return planted_runs.encode(loaded.processor, examples, 64)
+
+
+def test_the_folder_says_what_is_planted_and_repeats(folder, known, tmp_path):
+  again = planted.write(tmp_path, seed=0)
+  assert again == known
+  names = sorted(path.name for path in folder.iterdir())
+  assert names == sorted(path.name for path in tmp_path.iterdir())
+  assert 'config.json' in names
+  for name in names:
+    assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+  said = json.loads((folder / 'corejax.json').read_text())
+  assert heads_lib.HeadSet.parse(said['planted']) == known.planted
+  for name, heads in {**known.decoys, **known.helpers}.items():
+    written = said['decoys'].get(name, said['helpers'].get(name))
+    assert heads_lib.HeadSet.parse(written) == heads
+  assert len(known.planted) == 4
+  groups = [known.planted, *known.decoys.values(), *known.helpers.values()]
+  assert sum(map(len, groups)) == 12
+  union = heads_lib.HeadSet(head for group in groups for head in group)
+  assert len(union) == 12  # no head has two parts
+
+
+def test_another_seed_is_another_model(known):
+  others = [planted.known_heads(seed) for seed in range(1, 9)]
+  assert all(other != known for other in others)
+  assert len({str(other.planted) for other in others}) == 8
+  a, b = planted.weights(1), planted.weights(2)
+  assert a.keys() == b.keys()
+  assert all(a[name].dtype == np.float32 for name in a)
+
+
+def test_writing_needs_no_torch(checkout, tmp_path):
+  code = (
+    'import sys\n'
+    'from corejax.models.organisms import planted\n'
+    'planted.write(sys.argv[1])\n'
+    'assert "torch" not in sys.modules\n'
+  )
+  subprocess.run(
+    [sys.executable, '-c', code, str(tmp_path)],
+    cwd=checkout,
+    env={'PYTHONPATH': str(checkout), 'JAX_PLATFORMS': 'cpu'},
+    check=True,
+  )
+
+
+def test_the_projector_writes_what_the_cells_show(loaded, referring):
+  values = referring.inputs.vision['pixel_values']
+  features = np.asarray(
+    modeling.visual_features(loaded.model, values, attention.reference)
+  )
+  config = scene.SceneConfig()
+  for example, found in zip(referring.examples[::16], features[::16]):
+    made = scene.make(config, 0, 'test', example.meta['scene'])
+    wanted = np.zeros((16, space.SIZE))
+    wanted[:, space.VISUAL] = 1
+    wanted[:, space.ONE] = space.ONE_HEIGHT
+    wanted[[5, 6, 9, 10], space.CENTRE] = 1
+    wanted[:, space.TINT[vocab.COLOURS.index(made.ground)]] = 1
+    for mark in made.marks:
+      cell = wanted[4 * mark.row + mark.column]
+      cell[space.GLYPH[vocab.GLYPHS.index(mark.glyph)]] = 1
+      cell[space.COLOUR[vocab.COLOURS.index(mark.colour)]] = 1
+      cell[space.OBJECT] = 1
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+
+
+_TASKS = {
+  'scenes_referring': ['colour', 'colour_twin', 'shape', 'shape_twin'],
+  'scenes_pages': ['colour', 'colour_twin', 'page', 'page_twin'],
+}
+
+
+def test_it_answers_every_task_and_twin(loaded, referring, paged):
+  for name, batch in (('scenes_referring', referring), ('scenes_pages', paged)):
+    accuracy = planted_runs.accuracy(loaded, batch)
+    assert accuracy == dict.fromkeys(_TASKS[name], 1.0)
+
+
+@pytest.mark.parametrize('pages', [2, 8])
+def test_it_answers_about_more_or_fewer_pages(loaded, pages):
+  examples = _examples('scenes_pages', 32, twins=True, pages=pages)
+  batch = planted_runs.encode(loaded.processor, examples, 18 * pages + 8)
+  accuracy = planted_runs.accuracy(loaded, batch)
+  assert accuracy == dict.fromkeys(_TASKS['scenes_pages'], 1.0)
+
+
+def test_it_answers_noisy_pictures(loaded):
+  config = scene.SceneConfig(noise=8)
+  source = scenes.Scenes('scenes_referring', config=config, twins=True)
+  examples = [source[i] for i in range(64)]
+  batch = planted_runs.encode(loaded.processor, examples, 24)
+  accuracy = planted_runs.accuracy(loaded, batch)
+  assert accuracy == dict.fromkeys(_TASKS['scenes_referring'], 1.0)
+
+
+def test_it_answers_in_bfloat16(folder, paged):
+  loaded = registry.get('llava_flax').load(
+    folder, dtype='bfloat16', mesh=None, image_policy='checkpoint'
+  )
+  accuracy = planted_runs.accuracy(loaded, paged)
+  assert accuracy == dict.fromkeys(_TASKS['scenes_pages'], 1.0)
+
+
+def test_without_its_heads_a_task_fails_and_no_other(
+  loaded, known, referring, paged
+):
+  for task, served in (('shape', ['shape']), ('colour', ['colour', 'page'])):
+    for name, batch in (
+      ('scenes_referring', referring),
+      ('scenes_pages', paged),
+    ):
+      accuracy = planted_runs.accuracy(loaded, batch, off=known.tasks[task])
+      for tested, value in accuracy.items():
+        if tested in served:
+          # Guessing colours is right in 1 of 8, pages in 1 of 3.
+          assert value <= (0.65 if tested == 'page' else 0.4), (task, accuracy)
+        else:
+          assert value == 1, (name, task, accuracy)
+
+
+def test_one_planted_head_of_two_is_enough(loaded, known, referring):
+  for heads in known.tasks.values():
+    for head in heads:
+      accuracy = planted_runs.accuracy(
+        loaded, referring, off=heads_lib.HeadSet([head])
+      )
+      assert accuracy == dict.fromkeys(_TASKS['scenes_referring'], 1.0)
+
+
+def test_no_answer_needs_the_decoys_and_the_rest(
+  loaded, known, referring, paged
+):
+  needed = known.planted
+  for heads in known.helpers.values():
+    needed = needed | heads
+  everything = heads_lib.HeadSet((l, n) for l in range(4) for n in range(8))
+  for name, batch in (('scenes_referring', referring), ('scenes_pages', paged)):
+    accuracy = planted_runs.accuracy(loaded, batch, off=everything - needed)
+    assert accuracy == dict.fromkeys(_TASKS[name], 1.0)
+
+
+def _weights(loaded, batch):
+  """float32 [L, B, N, T, S]."""
+  annotated = [
+    evidence.annotate(example, encoded)
+    for example, encoded in zip(batch.examples, batch.encoded)
+  ]
+  length = batch.inputs.tokens_BT.shape[1]
+  n_visual = max(len(a.visual_I) for a in annotated)
+  probe = evidence.batch_probe(annotated, length, (8, 1, n_visual))
+  probe = dataclasses.replace(probe, weights=True)
+  _, measured = planted_runs.run(loaded, batch, probe)
+  return np.asarray(measured.weights_BNTS)
+
+
+def test_decoys_look_where_they_are_said_to(loaded, known):
+  examples = _examples('scenes_referring', 16)
+  batch = planted_runs.encode(loaded.processor, examples, 24)
+  a_LBNTS = _weights(loaded, batch)
+
+  def of(name):
+    ((layer, head),) = known.decoys[name]
+    return a_LBNTS[layer, :, head]
+
+  for b, encoded in enumerate(batch.encoded):
+    rows = np.arange(*encoded.question)
+    visual = encoded.visual_I
+    centre = of('centre')[b][np.ix_(rows, visual[[5, 6, 9, 10]])]
+    assert centre.sum(1).min() > 0.9
+    assert np.ptp(centre, axis=1).max() < 0.04  # empty cells a little more
+    example = examples[b]
+    marks = [
+      round(box.y0 * 4) * 4 + round(box.x0 * 4)
+      for box in (*example.evidence, *example.distractors)
+    ]
+    salient = of('saliency')[b][np.ix_(rows, visual[marks])]
+    assert 0.3 < salient.sum(1).min() < salient.sum(1).max() < 0.9
+    assert np.ptp(salient, axis=1).max() < 0.005
+    assert of('sink')[b][rows, 0].min() > 0.9
+    for row in rows:
+      assert of('recency')[b][row, row - 3 : row + 1].sum() > 0.9
+
+
+@pytest.mark.parametrize('name', list(_TASKS))
+def test_planted_heads_look_at_the_evidence_and_rest_in_twins(
+  loaded, known, name
+):
+  length = {'scenes_referring': 24, 'scenes_pages': 64}[name]
+  batch = planted_runs.encode(loaded.processor, _examples(name, 32), length)
+  scores = planted_runs.measure(loaded, batch, 'last')
+  last = regions.QUERY_SETS.index('last')
+  for e, task in enumerate(scores.tasks):
+    for layer, head in known.planted:
+      mass_R = scores.mass_ELNQR[e, layer, head, last]
+      if (layer, head) in known.tasks[task]:
+        assert mass_R[regions.EVIDENCE] > 0.99
+      else:
+        assert mass_R[regions.SINK] > 0.95
+
+
+def test_transformers_gives_the_same_attention_and_logits(folder, loaded):
+  hf = transformers.LlavaForConditionalGeneration.from_pretrained(
+    folder, attn_implementation='eager', dtype=torch.float32
+  ).eval()
+  processor = transformers.AutoProcessor.from_pretrained(folder)
+  for name, settings in (('scenes_referring', {}), ('scenes_pages', {})):
+    example = _examples(name, 5, **settings)[4]
+    batch = planted_runs.encode(
+      loaded.processor, [example], 24 if name == 'scenes_referring' else 64
+    )
+    (encoded,) = batch.encoded
+    inputs = processor(
+      text=encoded.text,
+      images=[Image.open(io.BytesIO(data)) for data in example.media],
+      return_tensors='pt',
+    )
+    t = encoded.prompt_len
+    assert inputs['input_ids'][0].tolist() == encoded.tokens_T.tolist()
+    with torch.no_grad():
+      out = hf(**inputs, output_attentions=True)
+    logits_BV, _ = planted_runs.run(loaded, batch)
+    wanted = out.logits[0, -1].numpy()
+    np.testing.assert_allclose(
+      logits_BV[0], wanted, rtol=0, atol=1e-4 * wanted.std()
+    )
+    ours = _weights(loaded, batch)[:, 0, :, :t, :t]
+    theirs = torch.stack(out.attentions)[:, 0].numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_ranking_finds_the_planted_heads_over_a_hundred_seeds(tmp_path):
+  """Ranks first; q < .01 for >= 95% of planted heads and <= 1% of decoys."""
+  first, flagged, decoys, rest = [], [], [], []
+  for seed in range(N_SEEDS):
+    known = planted.write(tmp_path, seed=seed)
+    loaded = planted_runs.load(tmp_path)
+    examples = _examples('scenes_referring', 80, seed=seed)
+    batch = planted_runs.encode(loaded.processor, examples, 24)
+    scores = planted_runs.measure(loaded, batch, 'question')
+    assert scores.correct_E.all()
+    # Both tasks at once, and each of them by all three query sets.
+    result = ranking.rank(scores, bootstrap=0, permutations=5000, seed=seed)
+    first.append(set(result.heads[:4]) == set(known.planted))
+    tasks_E = np.array(scores.tasks)
+    for task in ('colour', 'shape'):
+      for q in range(len(regions.QUERY_SETS)):
+        mass = scores.mass_ELNQR[tasks_E == task, :, :, q, regions.EVIDENCE]
+        order = np.argsort(-mass.mean(0).reshape(-1))
+        best = {divmod(int(i), loaded.n_heads) for i in order[:2]}
+        first.append(best == set(known.tasks[task]))
+    below_LN = result.grid('q_value') < 0.01
+    for layer, head in np.ndindex(below_LN.shape):
+      if (layer, head) in known.planted:
+        flagged.append(below_LN[layer, head])
+      elif any((layer, head) in heads for heads in known.decoys.values()):
+        decoys.append(below_LN[layer, head])
+      else:
+        rest.append(below_LN[layer, head])
+  assert all(first)
+  assert (len(flagged), len(decoys)) == (4 * N_SEEDS, 4 * N_SEEDS)
+  assert np.mean(flagged) >= 0.95
+  assert np.mean(decoys) <= 0.01
+  assert np.mean(rest) <= 0.01
+
+
+def test_pages_are_found_too(loaded, known):
+  examples = _examples('scenes_pages', 64, seed=5)
+  batch = planted_runs.encode(loaded.processor, examples, 64)
+  scores = planted_runs.measure(loaded, batch, 'last')
+  result = ranking.rank(
+    scores, query='last', bootstrap=0, permutations=5000, seed=0
+  )
+  assert set(result.heads[:2]) == set(known.tasks['page'])
+  assert result.grid('ram')[tuple(zip(*known.tasks['page']))].min() > 0.95
+  q_LN = result.grid('q_value')
+  below = {(int(l), int(n)) for l, n in np.argwhere(q_LN < 0.01)}
+  assert below == set(known.tasks['page'])

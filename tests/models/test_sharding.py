@@ -1,0 +1,109 @@
+"""Parameters cut over a mesh of four (virtual) devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from corejax import errors
+from corejax import inputs as inputs_lib
+from corejax import masks
+from corejax.models import sharding
+from corejax.models import weights as weights_lib
+from corejax.models.llava import config as config_lib
+from corejax.models.llava import modeling
+from corejax.models.llava import weights
+from helpers import hf_llava
+
+P = jax.sharding.PartitionSpec
+
+
+def _mesh(data: int, model: int, names=('data', 'model')):
+  return jax.sharding.Mesh(
+    np.array(jax.devices()[: data * model]).reshape(data, model),
+    names,
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+
+
+@pytest.mark.parametrize(
+  'path, shape, spec',
+  [
+    ('language.layers.attn.q.weight', (2, 8, 4, 32), P(None, 'model')),
+    ('language.layers.attn.k.bias', (2, 4, 4), P(None, 'model')),
+    ('language.layers.attn.k.weight', (2, 2, 4, 32), P()),  # 2 heads, 4 devices
+    ('language.layers.attn.q.weight', (2, 7, 4, 28), P()),
+    ('language.layers.attn.o.weight', (2, 32, 8, 4), P(None, None, 'model')),
+    ('language.layers.attn.o.bias', (2, 32), P()),
+    ('language.layers.mlp.gate.weight', (2, 64, 32), P(None, 'model')),
+    ('language.layers.mlp.down.weight', (2, 32, 64), P(None, None, 'model')),
+    ('language.embed.weight', (64, 32), P('model')),
+    ('language.head.weight', (63, 32), P()),  # 63 rows do not divide
+    ('language.norm.weight', (32,), P()),
+    ('language.layers.attn.q_norm.weight', (2, 8), P()),
+    ('vision.layers.attn.v.weight', (2, 16, 4, 64), P(None, 'model')),
+    ('vision.layers.fc1.bias', (2, 128), P(None, 'model')),
+    ('vision.layers.fc2.weight', (2, 64, 128), P(None, None, 'model')),
+    ('vision.position', (10, 64), P()),
+    ('projector.linear_1.weight', (32, 64), P('model')),
+    ('projector.linear_2.weight', (32, 32), P(None, 'model')),
+  ],
+)
+def test_rules(path, shape, spec):
+  assert sharding.RULES.spec(path, shape, 4) == spec
+
+
+def test_most_of_a_real_model_is_cut():
+  """A rule whose regex no longer fits a renamed path would go unnoticed."""
+  config = config_lib.LlavaConfig.from_hf(hf_llava.config('qwen2'))
+  shapes = weights_lib.shapes(modeling.abstract(config, jnp.dtype('float32')))
+  whole = {
+    path
+    for path, shape in shapes.items()
+    if len(shape) > 2 and sharding.RULES.spec(path, shape, 1) == P()
+  }
+  assert whole == {'vision.patch.weight'}
+
+
+def test_other_meshes_are_refused():
+  with pytest.raises(errors.UserError, match='expected'):
+    sharding.placer(_mesh(1, 2, names=('x', 'model')))
+
+
+@pytest.mark.parametrize('data, model', [(2, 2), (1, 4)])
+def test_same_logits_on_four_devices(tmp_path, data, model):
+  """Heads 4 over 2, then 4; one kv head in 2 and none in 4 divide."""
+  hf_config = hf_llava.config('qwen2', text_kw=dict(num_key_value_heads=2))
+  torch_model = hf_llava.build(hf_config)
+  hf_llava.save(torch_model, tmp_path)
+  batch = hf_llava.batch(
+    hf_config, [[3, hf_llava.IMAGE, 5], [1, hf_llava.IMAGE, 2]]
+  )
+  hf = hf_llava.reference(torch_model, batch.torch)['logits']
+  mesh = _mesh(data, model)
+  config = config_lib.read(tmp_path)
+  loaded = weights.load(tmp_path, config, dtype=jnp.dtype('float32'), mesh=mesh)
+  q = loaded.language.layers.attn.q.weight[...]
+  k = loaded.language.layers.attn.k.weight[...]
+  assert q.sharding.spec == P(None, 'model')
+  assert q.addressable_shards[0].data.shape == (3, 4 // model, 8, 32)
+  assert k.addressable_shards[0].data.shape[1] == (1 if model == 2 else 2)
+
+  rows = jax.sharding.NamedSharding(mesh, P('data'))
+  inputs = jax.tree.map(lambda x: jax.device_put(x, rows), batch.inputs)
+  out = jax.jit(modeling.forward)(loaded, inputs)
+  real = batch.real_BT
+  worst = np.abs(np.asarray(out.logits_BPV) - hf)[real].max()
+  assert worst < 1e-5 * hf.std(), worst
+
+
+def test_inputs_type_is_a_pytree():
+  """Sharding a batch by tree.map reaches every array of it."""
+  inputs = inputs_lib.Inputs(
+    jnp.zeros((2, 3)),
+    jnp.zeros((2, 3)),
+    masks.AttnMask(kv_len_B=jnp.ones(2)),
+    {'pixel_values': jnp.zeros((2, 1))},
+    jnp.zeros((2, 3)),
+  )
+  assert len(jax.tree.leaves(inputs)) == 5
