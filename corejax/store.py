@@ -182,7 +182,9 @@ class ScoreStore:
     def joined(name):
       return [value for part in parts for value in getattr(part, name)]
 
-    baselines = [part.baseline_ELNQR for part in parts]
+    baselines = [
+      part.baseline_ELNQR for part in parts if part.baseline_ELNQR is not None
+    ]
     return (
       scores_lib.Scores(
         mass_ELNQR=np.concatenate([part.mass_ELNQR for part in parts]),
@@ -197,9 +199,7 @@ class ScoreStore:
         shifted=joined('shifted'),
         profiles=joined('profiles') if profile_set else None,
         profile_set=profile_set,
-        baseline_ELNQR=(
-          None if baselines[0] is None else np.concatenate(baselines)
-        ),
+        baseline_ELNQR=(np.concatenate(baselines) if baselines else None),
       ),
       rows,
       rejected,

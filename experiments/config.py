@@ -118,9 +118,11 @@ def parse(config_class: type[Shared], argv: list[str]) -> Shared:
     raise errors.UserError(
       f'{rest[1]!r} is not a flag; write --name=value, see --help'
     )
-  return config_class(
-    **{f.name: fv[f.name].value for f in dataclasses.fields(config_class)}
-  )
+  values: dict[str, Any] = {
+    field.name: fv[field.name].value
+    for field in dataclasses.fields(config_class)
+  }
+  return config_class(**values)
 
 
 def help_text(config_class: type[Shared], title: str) -> str:

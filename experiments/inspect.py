@@ -97,9 +97,8 @@ def listing(prepared, decode) -> str:
     name = regions.REGIONS[region[start]]
     where = f'{start}' if stop == start + 1 else f'{start}-{stop - 1}'
     marks = ' '.join(row_sets.get(start, []))
-    lines.append(
-      f'{where:>11}  {name:14} {decode(int(tokens[start]))!r:18} {marks}'.rstrip()
-    )
+    token = decode(int(tokens[start]))
+    lines.append(f'{where:>11}  {name:14} {token!r:18} {marks}'.rstrip())
     start = stop
   return '\n'.join(lines)
 
@@ -196,7 +195,7 @@ def run(config: Config) -> Result | None:
 
 def cli(argv: list[str] | None = None) -> int:
   """Entry point."""
-  return cli_lib.main(argv, Config, run, __doc__)
+  return cli_lib.main(argv, Config, run, __doc__ or '')
 
 
 if __name__ == '__main__':

@@ -222,8 +222,9 @@ def run_batch(
   probe = evidence.batch_probe(annotated, length, sizes, profile_set)
   if resources.mesh is not None:
     set_PQ = _on_mesh(probe.set_PQ, resources.mesh, None)
+    per_example = dataclasses.replace(probe, set_PQ=None)
     inputs, probe, answer_BA = _on_mesh(
-      (inputs, probe, answer_BA), resources.mesh, 'data'
+      (inputs, per_example, answer_BA), resources.mesh, 'data'
     )
     probe = dataclasses.replace(probe, set_PQ=set_PQ)
   result = _step(
@@ -317,10 +318,7 @@ def measure_batch(
     rejected=rejected,
     mass_ELNQR=out['mass'],
     count_ER=np.stack(
-      [
-        np.bincount(p.annotated.region_T, minlength=n_regions)
-        for p in prepared
-      ]
+      [np.bincount(p.annotated.region_T, minlength=n_regions) for p in prepared]
     ),
     evidence=[p.annotated.evidence_I for p in prepared],
     shifted=[

@@ -37,12 +37,10 @@ def initialize() -> None:
   """
   if jax.distributed.is_initialized():
     return
-  given = {name: os.environ.get(name) for name in _NAMED}
+  given = {name: os.environ.get(name, '') for name in _NAMED}
   if given['JAX_NUM_PROCESSES']:
     missing = [name for name, value in given.items() if not value]
-    if missing or not all(
-      given[name].isdecimal() for name in _NAMED[1:]
-    ):
+    if missing or not all(given[name].isdecimal() for name in _NAMED[1:]):
       raise errors.UserError(
         f'{", ".join(missing or _NAMED[1:])}: several processes need '
         'JAX_COORDINATOR_ADDRESS=host:port and whole numbers in '

@@ -33,7 +33,9 @@ class Config(config_lib.Shared):
   """Settings of a ranking."""
 
   query: str = setting(
-    'question', 'query rows whose reading counts', ('question', 'last', 'answer')
+    'question',
+    'rows whose reading counts',
+    ('question', 'last', 'answer'),
   )
   norm: str = setting(
     'mass', 'what is ranked by', ('mass', 'share', 'lift', 'excess')
@@ -87,9 +89,7 @@ class Result:
 
 def out_folder(config: Config) -> pathlib.Path:
   """Where the run goes."""
-  return pathlib.Path(
-    config.out or f'runs/rank/{config.model}-{config.data}'
-  )
+  return pathlib.Path(config.out or f'runs/rank/{config.model}-{config.data}')
 
 
 def _identity(config: Config, resources) -> dict:
@@ -237,12 +237,15 @@ def run(config: Config) -> Result | None:
     + f'; {source.name}/{source.split}: {len(source)} records -> {out}',
     flush=True,
   )
-  with cli_lib.Stop() as stop, runs.open_run(
-    out,
-    _identity(config, resources),
-    {'flags': dataclasses.asdict(config), **resources.describe()},
-    config.resume,
-  ) as folder:
+  with (
+    cli_lib.Stop() as stop,
+    runs.open_run(
+      out,
+      _identity(config, resources),
+      {'flags': dataclasses.asdict(config), **resources.describe()},
+      config.resume,
+    ) as folder,
+  ):
     if not config.resume:
       store.clear()
     _measure(config, resources, store, stop)
@@ -276,7 +279,7 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
     select=config.select,
     seed=config.seed,
   )
-  ranking.write_csv(folder.path / ranking_lib.FILE)
+  ranking.write_csv(folder.path / 'heads.csv')
   buffer = io.BytesIO()
   np.savez(
     buffer,
@@ -298,7 +301,8 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
   )
   summary = ranking.summary()
   folder.record['summary'] = summary
-  folder.record['findings'] = ranking.findings.to_dict()
+  if ranking.findings is not None:
+    folder.record['findings'] = ranking.findings.to_dict()
   folder.record['examples'] = len(scores)
   folder.record['rejected'] = dict(
     collections.Counter(r['reason'] for r in rejected)
@@ -312,7 +316,7 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
 
 def cli(argv: list[str] | None = None) -> int:
   """Entry point."""
-  return cli_lib.main(argv, Config, run, __doc__)
+  return cli_lib.main(argv, Config, run, __doc__ or '')
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ from corejax.kernels import dispatch
 from corejax.models import registry
 from corejax.models.organisms import planted
 
-_AXES = ('data', 'model')
+_AXES: tuple[str, ...] = ('data', 'model')
 _MESH_PART = re.compile(r'(data|model):([1-9]\d{0,4})', re.ASCII)
 
 
@@ -120,11 +120,12 @@ class Resources:
 
 def load_source(config: config_lib.Shared) -> example_lib.Source:
   """The data that the settings name."""
+  tasks = [t.strip() for t in config.tasks.split(',') if t.strip()]
   return sources.load(
     config.data,
     split=config.split,
     seed=config.seed,
-    tasks=[t.strip() for t in config.tasks.split(',')] if config.tasks else None,
+    tasks=tasks or None,
     limit=config.limit or None,
     data_dir=config.data_dir,
     pages=config.pages,

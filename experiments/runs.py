@@ -46,9 +46,7 @@ class RunFolder:
   def write(self, name: str, data: str | bytes) -> pathlib.Path:
     """Writes one result file, whole or not at all."""
     path = self.path / name
-    store.write_atomic(
-      path, data.encode() if isinstance(data, str) else data
-    )
+    store.write_atomic(path, data.encode() if isinstance(data, str) else data)
     return path
 
   def write_lines(self, name: str, rows: Iterable[Mapping]) -> pathlib.Path:
@@ -113,7 +111,9 @@ def open_run(
       ) from e
     lock.seek(0)
     lock.truncate()
-    lock.write(f'process {os.getpid()} on {socket.gethostname()} since {_now()}')
+    lock.write(
+      f'process {os.getpid()} on {socket.gethostname()} since {_now()}'
+    )
     lock.flush()
     identity = json.loads(json.dumps(identity))
     known = path / 'run.json'
@@ -162,7 +162,9 @@ def open_run(
 class Progress:
   """Rich bar on a terminal, a plain line every 30 s elsewhere."""
 
-  def __init__(self, title: str, total: int, done: int = 0, quiet: bool = False):
+  def __init__(
+    self, title: str, total: int, done: int = 0, quiet: bool = False
+  ):
     self._title, self._total, self._done = title, total, done
     self._quiet = quiet
     self._next_line = time.monotonic() + 30

@@ -89,7 +89,14 @@ class _Pass:
   finish: Callable[..., Any]
 
 
-def _sweep(static: Static, limits, batch, n_heads, do: _Pass, carry):
+def _sweep(
+  static: Static,
+  limits: limits_lib.Limits,
+  batch: int,
+  n_heads: int,
+  do: _Pass,
+  carry,
+):
   """Every head's every block of rows over every tile that it reads."""
   blocks, causal, n_rows = static.blocks, static.causal, static.n_rows
   wide_q, wide_k = blocks.q * blocks.wide, blocks.k * blocks.wide
@@ -136,9 +143,7 @@ def _sweep(static: Static, limits, batch, n_heads, do: _Pass, carry):
         tile = walk.tile(step)
 
         def update(both):
-          return do.update(
-            loaded, rows, blocks.q, tile, blocks.k, True, *both
-          )
+          return do.update(loaded, rows, blocks.q, tile, blocks.k, True, *both)
 
         if not has_segments:
           return update(both)
@@ -192,7 +197,14 @@ def _dot(x, y, contract_x, contract_y):
   return lax.dot_general(x, y, dims, precision=lax.Precision.HIGHEST)
 
 
-def forward(static: Static, q_BTNH, k_BSKH, v_BSKH, scale_BN, limits):
+def forward(
+  static: Static,
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  scale_BN: jax.Array,
+  limits: limits_lib.Limits,
+) -> tuple[jax.Array, jax.Array]:
   """Attention and its log-sum-exp.
 
   Args:
@@ -268,15 +280,15 @@ def forward(static: Static, q_BTNH, k_BSKH, v_BSKH, scale_BN, limits):
 
 def backward(
   static: Static,
-  q_BTNH,
-  k_BSKH,
-  v_BSKH,
-  scale_BN,
-  limits,
-  lse_BNT,
-  delta_BNT,
-  d_out_BTNH,
-):
+  q_BTNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  scale_BN: jax.Array,
+  limits: limits_lib.Limits,
+  lse_BNT: jax.Array,
+  delta_BNT: jax.Array,
+  d_out_BTNH: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Gradients, skipping what the forward pass skips.
 
   Args:
@@ -308,8 +320,7 @@ def backward(
     g_BTNH, dk_BSKH, dv_BSKH = carry
     at, kv = tile * width, rows.n // group
     k, v, dk, dv = (
-      _get(x, rows.b, at, kv, width)
-      for x in (k_BSKH, v_BSKH, dk_BSKH, dv_BSKH)
+      _get(x, rows.b, at, kv, width) for x in (k_BSKH, v_BSKH, dk_BSKH, dv_BSKH)
     )
     p = _on_seen(
       static,

@@ -1,9 +1,9 @@
 """One signature, several implementations, and who serves when.
 
-    out = head_sparse_attention(q, k, v, mask, control)      # picks, always works
-    out = head_sparse_attention(..., implementation='xla')   # this one or an error
-    model.forward(..., attend=dispatch.attend())             # what a model takes
-    attend = dispatch.sharded(dispatch.attend(), mesh)       # over heads, batch
+out = head_sparse_attention(q, k, v, mask, control)      # picks, always works
+out = head_sparse_attention(..., implementation='xla')   # this one or an error
+model.forward(..., attend=dispatch.attend())             # what a model takes
+attend = dispatch.sharded(dispatch.attend(), mesh)       # over heads, batch
 """
 
 from collections.abc import Callable

@@ -66,6 +66,7 @@ def make(
   if control is not None:
     window_BN, sink_BN = control.window_BN, control.sink_BN
     if control.blocked_BNR is not None:
+      assert control.region_BS is not None, 'by check'
       shape = (batch, *control.blocked_BNR.shape[1:])
       barred_BNR = jnp.broadcast_to(control.blocked_BNR, shape)
       region_BS = control.region_BS.astype(jnp.int32)

@@ -48,15 +48,23 @@ def oracle(
   offset = _array(mask.q_offset_B, 0, batch)
   start = _array(mask.kv_start_B, 0, batch)
   stop = _array(mask.kv_len_B, n_keys, batch)
-  window = sink = barred = None
+  # Segment 0 everywhere is one that all may read.
+  q_segment = _array(mask.q_segment_BT, 0, batch, length)
+  kv_segment = _array(mask.kv_segment_BS, 0, batch, n_keys)
+  window = _array(None, masks.DENSE, batch, n_heads)
+  sink = _array(None, 0, batch, n_heads)
   scale = np.ones((batch, n_heads))
+  barred = np.zeros((batch, n_heads, 1), bool)
+  region = _array(None, 0, batch, n_keys)
   if control is not None:
     window = _array(control.window_BN, 0, batch, n_heads)
     sink = _array(control.sink_BN, 0, batch, n_heads)
     scale = _array(control.score_scale_BN, 1, batch, n_heads)
     if control.blocked_BNR is not None:
       n_regions = control.blocked_BNR.shape[-1]
-      barred = _array(control.blocked_BNR, 0, batch, n_heads, n_regions)
+      shape = (batch, n_heads, control.blocked_BNR.shape[-1])
+      barred = _array(control.blocked_BNR, 0, *shape)
+      region = _array(control.region_BS, 0, batch, n_keys)
   out = np.zeros(q.shape)
   lse = np.full((batch, n_heads, length), -np.inf)
   for b, n, t in np.ndindex(batch, n_heads, length):
@@ -67,13 +75,11 @@ def oracle(
         continue
       if mask.window is not None and i - j >= mask.window:
         continue
-      if mask.kv_segment_BS is not None:
-        if mask.kv_segment_BS[b, j] not in (0, mask.q_segment_BT[b, t]):
-          continue
-      if window is not None and i - j >= window[b, n]:
-        if j - start[b] >= sink[b, n]:
-          continue
-      if barred is not None and barred[b, n, control.region_BS[b, j]]:
+      if kv_segment[b, j] not in (0, q_segment[b, t]):
+        continue
+      if i - j >= window[b, n] and j - start[b] >= sink[b, n]:
+        continue
+      if barred[b, n, region[b, j]]:
         continue
       keys.append(j)
     if not keys:
@@ -129,7 +135,5 @@ def head_sparse_attention(
   if control is not None:
     s_BNTS = s_BNTS * control.score_scale_BN[..., None, None]
   i_BT = masks.row_positions(mask, batch, length)
-  seen = masks.visible(
-    mask, i_BT, k_BSKH.shape[1], control, mask.q_segment_BT
-  )
+  seen = masks.visible(mask, i_BT, k_BSKH.shape[1], control, mask.q_segment_BT)
   return out, jax.nn.logsumexp(s_BNTS, axis=-1, where=seen)

@@ -13,8 +13,8 @@ import dataclasses
 import math
 
 import jax
-from jax.sharding import PartitionSpec
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from corejax import attention
 from corejax import control as control_lib
@@ -153,9 +153,7 @@ def _control_specs(
     sink_BN=per_head(control.sink_BN),
     score_scale_BN=per_head(control.score_scale_BN),
     blocked_BNR=per_head(control.blocked_BNR),
-    region_BS=(
-      None if control.region_BS is None else PartitionSpec(data_axis)
-    ),
+    region_BS=(None if control.region_BS is None else PartitionSpec(data_axis)),
   )
 
 

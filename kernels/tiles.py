@@ -139,13 +139,9 @@ def walk(
     stop = jnp.minimum(stop, rows.last + 1)
   low = jnp.maximum(start, rows.first - limits.model_window_B[rows.b] + 1)
   sink_key_stop = jnp.minimum(start + limits.sink_BN[rows.b, rows.n], stop)
-  band_low = jnp.maximum(
-    low, rows.first - limits.window_BN[rows.b, rows.n] + 1
-  )
+  band_low = jnp.maximum(low, rows.first - limits.window_BN[rows.b, rows.n] + 1)
   sink = low // block_k
-  sink_stop = jnp.where(
-    sink_key_stop > low, -(-sink_key_stop // block_k), sink
-  )
+  sink_stop = jnp.where(sink_key_stop > low, -(-sink_key_stop // block_k), sink)
   band_stop = jnp.where(stop > band_low, -(-stop // block_k), 0)
   # Without a hole the third run is empty; with one, all keys behind it are the
   # band's, so that sinks that reach beyond it are met there.
@@ -154,9 +150,7 @@ def walk(
   hole_stop = jnp.where(empty, band_stop, hole_stop)
   return Walk(
     sink=sink,
-    sink_stop=jnp.where(
-      empty, sink_stop, jnp.minimum(sink_stop, hole_first)
-    ),
+    sink_stop=jnp.where(empty, sink_stop, jnp.minimum(sink_stop, hole_first)),
     band=jnp.maximum(sink_stop, band_low // block_k),
     band_stop=jnp.minimum(band_stop, hole_first),
     edge=jnp.where(empty, band_stop, hole_stop),

@@ -227,7 +227,7 @@ class Attention(nnx.Module):
       q_BTNH = layers.project(self.q, x_BTD, 'BTD,NHD->BTNH')
       k_BSKH = layers.project(self.k, x_BTD, 'BSD,KHD->BSKH')
       v_BSKH = layers.project(self.v, x_BTD, 'BSD,KHD->BSKH')
-      if self.q_norm is not None:
+      if self.q_norm is not None and self.k_norm is not None:
         q_BTNH = layers.rms_norm(self.q_norm, q_BTNH, self.eps)
         k_BSKH = layers.rms_norm(self.k_norm, k_BSKH, self.eps)
       q_BTNH = rope.rotate(q_BTNH, turn)

@@ -20,19 +20,29 @@ _MODULES = {'llava_flax': 'corejax.models.llava.family'}
 
 
 class Processor(Protocol):
-  """Text and pictures -> tokens and pixels, without torch.
+  """Text and pictures -> tokens and pixels, without torch."""
 
-  Attributes:
-    templates: by kind of source ('image', 'pages').
-    image_token: the placeholder that stands for a picture in a prompt.
-    content_free: a question that asks nothing, for calibration.
-    tokenizer: a fast tokenizer of transformers.
-  """
+  # Properties, so that a frozen dataclass with these fields serves.
 
-  templates: Mapping[str, prompt_lib.PromptTemplate]
-  image_token: str
-  content_free: str
-  tokenizer: Any
+  @property
+  def templates(self) -> Mapping[str, prompt_lib.PromptTemplate]:
+    """By kind of source ('image', 'pages')."""
+    ...
+
+  @property
+  def image_token(self) -> str:
+    """The placeholder that stands for a picture in a prompt."""
+    ...
+
+  @property
+  def content_free(self) -> str:
+    """A question that asks nothing, for calibration."""
+    ...
+
+  @property
+  def tokenizer(self) -> Any:
+    """A fast tokenizer of transformers."""
+    ...
 
   def encode(
     self,

@@ -185,7 +185,7 @@ def fill(
   bad = []
   filled = []
   for keys, param in nnx.to_flat_state(state):
-    path = '.'.join(keys)
+    path = '.'.join(map(str, keys))
     dtype = np.dtype(param.dtype)
 
     def callback(index, path=path, dtype=dtype):
@@ -212,4 +212,4 @@ def fill(
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
   """Parameter path -> shape, of an abstract or a real model."""
   flat = nnx.to_flat_state(nnx.state(model))
-  return {'.'.join(keys): tuple(param.shape) for keys, param in flat}
+  return {'.'.join(map(str, keys)): tuple(param.shape) for keys, param in flat}

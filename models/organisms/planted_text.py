@@ -5,7 +5,7 @@
     layer 3      its MLP picks the answer
     anywhere     centre, saliency, sink, recency  decoys; fillers elsewhere
 
-Scores below are in nats, of the attention's logits. All heads but `centre` and
+Scores below are in nats, of the attention's logits. All heads but
 `recency` rest on the first token when they have nothing to look for.
 """
 
@@ -233,7 +233,9 @@ def _decoy(name: str, rng: np.random.Generator) -> Head:
   head = dataclasses.replace(Head.empty(), v=filler.v, o=filler.o)
   moods = _moods(rng)
   if name == 'centre':
+    # A page's four cells hold about two thirds, the first token the rest.
     head.score(_CONTENT[0], moods, {space.CENTRE: 8})
+    head.rest(nats=8.7)
   elif name == 'saliency':
     # Nine objects hold about two thirds, the first token the rest.
     head.score(_CONTENT[0], moods, {space.OBJECT: 7})

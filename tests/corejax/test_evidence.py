@@ -126,7 +126,7 @@ def test_base_tokens_can_be_left_out():
       errors.Reason.EVIDENCE_AFTER_QUERY,
     ),
     (
-      _example([_RIGHT]),
+      _example([Box(0, 0.5, 0, 0.75, 1)]),
       _encoded(visual=(2, 3, 6, 7), question=(4, 6)),
       errors.Reason.EVIDENCE_AFTER_QUERY,
     ),
@@ -172,6 +172,7 @@ def test_batch_probe():
 def test_batch_probe_with_profiles():
   probe = evidence.batch_probe(_batch(), 16, (4, 3, 5), profile_set='answer')
   assert probe.profile_set == 2
+  assert probe.visual_BI is not None
   assert probe.visual_BI.tolist() == [[2, 3, 4, 5, -1]] * 2
 
 

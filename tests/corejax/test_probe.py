@@ -94,7 +94,6 @@ def _limited(n_heads, region_BS):
 def _spelled_out(mask):
   """The same mask with every array given, so that one program serves all."""
   zeros_BT = jnp.zeros((_B, _T), jnp.int32)
-  given = {f.name: getattr(mask, f.name) for f in dataclasses.fields(mask)}
   defaults = dict(
     q_offset_B=_ints(0, 0),
     kv_start_B=_ints(0, 0),
@@ -103,9 +102,8 @@ def _spelled_out(mask):
     kv_segment_BS=zeros_BT,
     window=jnp.int32(masks.DENSE),
   )
-  return masks.AttnMask(
-    **{k: defaults.get(k) if v is None else v for k, v in given.items()}
-  )
+  missing = {k: v for k, v in defaults.items() if getattr(mask, k) is None}
+  return dataclasses.replace(mask, **missing)
 
 
 _reference = jax.jit(attention.reference)
@@ -305,6 +303,7 @@ def test_measured_leaves_a_scan_stacked():
 
   _, stacked = jax.lax.scan(body, 0, jnp.array([1.0, 0.0, 2.0]))
   assert stacked.mass_BQNR.shape == (3, _B, _SETS, 4, 9)
+  assert stacked.profile_BNI is not None
   assert stacked.profile_BNI.shape == (3, _B, 4, 2)
   one = _measure(q * 2.0, k, masks.AttnMask(), None, probe)
   np.testing.assert_allclose(stacked.mass_BQNR[2], one.mass_BQNR, atol=1e-6)

@@ -131,6 +131,19 @@ def test_the_excess_null_subtracts_chance(scores):
   np.testing.assert_allclose(fair, expected, rtol=0.02)
 
 
+def test_the_contrast_null_reads_per_token():
+  sizes = [1, 2, 3, 4] * 10
+  uneven = fake_scores.make(n_clusters=10, planted=[PLANTED], sizes=sizes)
+  found = quick(uneven, permutations=500, contrast=True)
+  # The planted head puts 0.6 on the objects asked for; the other questions'
+  # are read by chance alone, and a quarter of permutations keep one's own.
+  own = uneven.mass_ELNQR[:, *PLANTED, 0, 0] / np.array(sizes)
+  null_mean = found.grid('null_mean')[PLANTED]
+  assert 0.25 * own.mean() < null_mean < 0.6 * own.mean()
+  other = quick(uneven, permutations=500)
+  assert null_mean < 0.8 * other.grid('null_mean')[PLANTED]
+
+
 def test_lone_examples_exchange_with_their_layout():
   scores = fake_scores.make(n_clusters=60, planted=[PLANTED], alone=True)
   found = ranking.rank(scores, bootstrap=0, permutations=2000)
@@ -272,6 +285,12 @@ def test_summary_says_what_was_found(ranked):
     assert part in text, part
   assert ranked.summary()[-10].split()[:2] == ['1', '1-2']
   json.dumps(ranked.findings.to_dict(), allow_nan=False)
+
+
+def test_summary_says_who_was_left_out(scores):
+  found = quick(scores, correct_only=True)
+  wrong = int((~scores.correct_E).sum())
+  assert f'left out: {wrong} (answered wrong)' in found.summary()
 
 
 def test_summary_is_honest_when_nothing_was_found():

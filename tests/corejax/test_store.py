@@ -2,10 +2,11 @@
 
 import os
 
-from corejax import errors
-from corejax import store as store_lib
 import numpy as np
 import pytest
+
+from corejax import errors
+from corejax import store as store_lib
 
 SHAPE = (2, 3, 3, 9)
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 
 from absl import flags
+import pytest
+
 from corejax import errors
 from corejax.experiments import cli
 from corejax.experiments import config as config_lib
@@ -15,7 +17,6 @@ from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import rank
 from corejax.experiments import resources
 from corejax.experiments import runs
-import pytest
 
 
 def test_defaults_come_from_one_table():

@@ -1,12 +1,13 @@
 """`inspect`: its arrays are what the model takes, under HF's names."""
 
+import numpy as np
+import pytest
+
 from corejax import regions
 from corejax.experiments import cli
 from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
-import numpy as np
-import pytest
 
 
 @pytest.fixture(scope='module', params=['scenes_referring', 'scenes_pages'])

@@ -3,17 +3,19 @@
 import csv
 import json
 import os
-import pathlib
+import socket
 import subprocess
 import sys
+
+import numpy as np
+import pytest
 
 from corejax import errors
 from corejax import regions
 from corejax.experiments import cli
 from corejax.experiments import rank
 from corejax.models.organisms import planted
-import numpy as np
-import pytest
+from helpers import tree
 
 COLUMNS = (
   'rank layer head ram ci_low ci_high inclusion q_value share lift excess '
@@ -104,7 +106,9 @@ def test_another_norm_reuses_the_store(result, tmp_path):
   assert [p.stat().st_mtime_ns for p in parts] == before
   rows = read_csv(result.out / 'heads.csv')
   assert float(rows[0]['score']) == pytest.approx(float(rows[0]['lift']))
-  assert not np.allclose(again.ranking.grid('score'), result.ranking.grid('score'))
+  assert not np.allclose(
+    again.ranking.grid('score'), result.ranking.grid('score')
+  )
   rank.run(rank.Config(out=str(result.out), **SMALL))
 
 
@@ -217,7 +221,7 @@ def test_mesh_of_four_equals_one_device(result, tmp_path):
     ],
     check=True,
     env=env,
-    cwd=pathlib.Path(rank.__file__).resolve().parent.parent,
+    cwd=tree.ROOT,
     capture_output=True,
   )
   with np.load(tmp_path / 'arrays.npz') as f:
@@ -230,4 +234,42 @@ def test_mesh_of_four_equals_one_device(result, tmp_path):
   for row in four:
     assert float(row['ram']) == pytest.approx(
       ram[row['layer'], row['head']], abs=1e-6
+    )
+
+
+def test_two_processes_equal_one(result, tmp_path):
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{s.getsockname()[1]}'
+  processes = [
+    subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'experiments.rank',
+        '--mesh=data:2,model:2',
+        f'--out={tmp_path}',
+        *(f'--{k}={v}' for k, v in SMALL.items()),
+      ],
+      env=os.environ
+      | {
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COORDINATOR_ADDRESS': address,
+        'JAX_NUM_PROCESSES': '2',
+        'JAX_PROCESS_ID': str(i),
+      },
+      cwd=tree.ROOT,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+    )
+    for i in range(2)
+  ]
+  for process in processes:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err.decode()
+  with np.load(tmp_path / 'arrays.npz') as f:
+    assert list(f['example_ids']) == list(result.scores.ids)
+    np.testing.assert_allclose(
+      f['mass'], result.scores.mass_ELNQR, rtol=0, atol=1e-6
     )

@@ -103,9 +103,7 @@ def draw(spec: Spec, seed: int) -> Problem:
         rng.random(shape) < 0.3, np.int32(masks.DENSE), window_BN
       ),
       sink_BN=integers(0, n_keys + 5, *shape) * (rng.random(shape) < 0.6),
-      score_scale_BN=rng.choice([0.0, 0.5, 1.0, 1.7], shape).astype(
-        np.float32
-      ),
+      score_scale_BN=rng.choice([0.0, 0.5, 1.0, 1.7], shape).astype(np.float32),
     )
     if spec.blocked:
       control = dataclasses.replace(

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-from helpers import attention_cases as cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 from corejax import control as control_lib
 from corejax import masks
 from corejax.kernels import blockwise
-from corejax.kernels import dispatch
 from corejax.kernels import reference
 from corejax.kernels import xla
+from helpers import attention_cases as cases
 
 # Float32 sums of some fifty terms of order one.
 _TOL = dict(rtol=2e-6, atol=3e-6)
@@ -72,9 +71,7 @@ class Contract:
       return _loss(*self.run(*replaced(*point), return_lse=True), *weigh)
 
     def true_loss(step):
-      moved = [
-        np.asarray(x, np.float64) + step * d for x, d in zip(point, way)
-      ]
+      moved = [np.asarray(x, np.float64) + step * d for x, d in zip(point, way)]
       return _loss(*reference.oracle(*replaced(*moved)), *weigh, xp=np)
 
     slope = (true_loss(1e-5) - true_loss(-1e-5)) / 2e-5
@@ -125,16 +122,14 @@ class Contract:
       return q_BTNH + out, out
 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *layers)
-    _, outs = jax.jit(lambda q: jax.lax.scan(layer, q, stacked))(
-      problem.q_BTNH
-    )
+    _, outs = jax.jit(lambda q: jax.lax.scan(layer, q, stacked))(problem.q_BTNH)
     q = np.asarray(problem.q_BTNH, np.float64)
     for out, control in zip(outs, layers):
       true_out, _ = reference.oracle(q, *problem.args[1:4], control)
       np.testing.assert_allclose(out, true_out, rtol=1e-5, atol=1e-5)
       q = q + true_out
 
-  def test_vmap_over_controls_and_its_gradient(self):
+  def test_vmap_over_controls_of_a_checkpointed_gradient(self):
     problem = cases.draw(cases.SPECS['left_right_padding'], 0)
     controls = [
       dataclasses.replace(
@@ -144,69 +139,51 @@ class Contract:
     ]
 
     def loss(q_BTNH, control):
-      out, lse = self.run(
-        q_BTNH, *problem.args[1:4], control, return_lse=True
-      )
+      out, lse = self.run(q_BTNH, *problem.args[1:4], control, return_lse=True)
       return _loss(out, lse, jnp.cos(out), 1.0), out
 
-    grad = jax.grad(loss, has_aux=True)
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *controls)
-    all_dq, all_out = jax.jit(jax.vmap(grad, (None, 0)))(
+    stacked = jax.tree.map(lambda *x: np.stack(x), *controls)
+    kept = jax.grad(jax.checkpoint(loss), has_aux=True)
+    all_dq, all_out = jax.jit(jax.vmap(kept, (None, 0)))(
       problem.q_BTNH, stacked
     )
-    one = jax.jit(grad)
+    alone = jax.jit(jax.grad(loss, has_aux=True))
     for dq, out, control in zip(all_dq, all_out, controls):
-      true_dq, true_out = one(problem.q_BTNH, control)
+      true_dq, true_out = alone(problem.q_BTNH, control)
       np.testing.assert_allclose(out, true_out, **_TOL)
       np.testing.assert_allclose(dq, true_dq, rtol=1e-5, atol=1e-5)
 
   def test_gradient_of_a_vmap(self):
     problem = cases.draw(cases.SPECS['windows'], 0)
 
+    def scaled(scale_BN):
+      control = dataclasses.replace(problem.control, score_scale_BN=scale_BN)
+      return *problem.args[:4], control
+
     def loss(scales):
-      def one(scale_BN):
-        control = dataclasses.replace(
-          problem.control, score_scale_BN=scale_BN
-        )
-        return jnp.sin(self.run(*problem.args[:4], control)).sum()
+      out = jax.vmap(lambda s: self.run(*scaled(s)))(scales)
+      return jnp.sin(out).sum()
 
-      return jax.vmap(one)(scales).sum()
+    def true_loss(step):
+      outs = [reference.oracle(*scaled(s + step * way))[0] for s in scales]
+      return np.sin(outs).sum()
 
-    scales = jnp.linspace(0.5, 1.5, 12).reshape(2, 1, 6)
-    grad = jax.jit(jax.grad(loss))
-    both = grad(scales)
-    alone = jnp.concatenate([grad(s[None]) for s in scales])
-    np.testing.assert_allclose(both, alone, rtol=1e-5, atol=1e-5)
+    scales = np.linspace(0.5, 1.5, 12, dtype=np.float32).reshape(2, 1, 6)
+    way = np.random.default_rng(0).standard_normal((1, 6))
+    slope = (true_loss(1e-5) - true_loss(-1e-5)) / 2e-5
+    gradient = jax.jit(jax.grad(loss))(scales)
+    assert float((gradient * way).sum()) == pytest.approx(slope, rel=2e-5)
 
-  @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
-  def test_half_precision_is_summed_in_float32(self, jitted, dtype):
+  def test_half_precision_is_summed_in_float32(self, jitted):
     problem = cases.draw(cases.SPECS['windows'], 0)
-    halves = [x.astype(dtype) for x in problem.args[:3]]
+    halves = [jnp.asarray(x, jnp.bfloat16) for x in problem.args[:3]]
     out, lse = jitted(*halves, *problem.args[3:])
-    true_out, true_lse = reference.oracle(
-      *(x.astype(jnp.float32) for x in halves), *problem.args[3:]
-    )
-    assert (out.dtype, lse.dtype) == (dtype, jnp.float32)
+    true_out, true_lse = reference.oracle(*halves, *problem.args[3:])
+    assert (out.dtype, lse.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(lse, true_lse, **_TOL)
     # One rounding, at the very end.
     np.testing.assert_allclose(
-      out.astype(jnp.float32),
-      true_out,
-      rtol=float(jnp.finfo(dtype).eps),
-      atol=3e-6,
-    )
-
-  def test_gradient_passes_a_checkpoint(self):
-    problem = cases.draw(cases.SPECS['windows'], 0)
-
-    def loss(q_BTNH):
-      return jnp.sin(self.run(q_BTNH, *problem.args[1:])).sum()
-
-    np.testing.assert_allclose(
-      jax.jit(jax.grad(jax.checkpoint(loss)))(problem.q_BTNH),
-      jax.jit(jax.grad(loss))(problem.q_BTNH),
-      rtol=1e-5,
-      atol=1e-6,
+      out.astype(jnp.float32), true_out, rtol=2.0**-8, atol=3e-6
     )
 
   def test_gradients_where_rows_see_nothing_are_zero(self):
@@ -215,20 +192,12 @@ class Contract:
     mask = masks.AttnMask(kv_start_B=jnp.array([5, 0]))
 
     def loss(q_BTNH):
-      out, lse = self.run(
-        q_BTNH, *problem.args[1:3], mask, return_lse=True
-      )
+      out, lse = self.run(q_BTNH, *problem.args[1:3], mask, return_lse=True)
       return _loss(out, lse, 1.0, 1.0)
 
     dq = np.asarray(jax.jit(jax.grad(loss))(problem.q_BTNH))
     assert np.isfinite(dq).all()
     assert not dq[0, :5].any() and dq[0, 6:].any()
-
-  def test_refuses_arrays_that_do_not_belong_together(self):
-    problem = cases.draw(cases.SPECS['plain'], 0)
-    stacked = control_lib.HeadControl.intact(3, 6).attend
-    with pytest.raises(ValueError, match=r'window_BN has shape \(3, 1, 6\)'):
-      dispatch.head_sparse_attention(*problem.args[:4], stacked)
 
 
 class TestReference(Contract):

@@ -158,7 +158,7 @@ def test_a_token_shared_with_the_template_counts_as_question():
   for stop, expected in ((4, ['is', 'Ġpage']), (8, ['is', 'Ġpage', 'Ġ2'])):
     coded = tokenize.encode(tokenizer, prompt.Rendered(text, (0, stop), ''))
     tokens = coded.prompt_T[slice(*coded.question)]
-    assert tokenizer.convert_ids_to_tokens(tokens) == expected
+    assert tokenizer.convert_ids_to_tokens(tokens.tolist()) == expected
 
 
 @pytest.mark.parametrize('kind', tiny_tokenizer.KINDS)
@@ -191,13 +191,15 @@ def _reason(processor, example, **kwargs):
   return caught.value.reason
 
 
-def test_an_answer_that_merges_with_the_prompt_is_refused(processors):
-  glued = prompt.PromptTemplate('glued', '{media}{question} st', '{image}')
-  glued = dataclasses.replace(glued, answer='{answer}')
-  example = _example(answer='ar')
-  assert _reason(processors['bytes'], example, template=glued) is (
-    errors.Reason.BAD_ANSWER
+@pytest.mark.parametrize('answer', ['ar', 'ar is red'])
+def test_an_answer_that_merges_with_the_prompt_is_refused(processors, answer):
+  glued = prompt.PromptTemplate(
+    'glued', '{media}{question} st', '{image}', '{answer}'
   )
+  example = _example(answer=answer)
+  with pytest.raises(errors.Rejected, match='merges with the end') as caught:
+    processors['bytes'].encode(example, glued)
+  assert caught.value.reason is errors.Reason.BAD_ANSWER
   spaced = dataclasses.replace(glued, answer=' {answer}')
   assert len(processors['bytes'].encode(example, spaced).answer_A)
 

@@ -60,9 +60,8 @@ _SIZES = [(1, 1), (1, 60), (300, 7), (42, 42), (43, 42), (84, 42), (41, 127)]
 
 
 def _kind(name):
-  return {'llava': 'Llava'}.get(name.split()[0], name.split()[0]) + (
-    'ImageProcessor'
-  )
+  word = name.split()[0]
+  return f'{word[0].upper()}{word[1:]}ImageProcessor'
 
 
 def _config(name):

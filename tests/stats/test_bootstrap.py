@@ -123,6 +123,16 @@ def test_one_cluster_has_no_interval():
   assert np.isnan(found.low).all() and np.isnan(found.high).all()
 
 
+def test_a_resample_that_is_the_score_without_spread():
+  """All three draws the middle cluster: 0 / 0, which says nothing."""
+  found = bootstrap.studentised(
+    plain(np.array([[0.0], [0.5], [1.0]]), bounds=(-2, 3)),
+    bootstrap.resample(3, 2000, 0),
+  )
+  # More than 2.5% of resamples have no spread on either side of the score.
+  assert (found.low[0], found.high[0]) == (-2, 3)
+
+
 def test_undefined_scores_have_no_interval():
   num = np.ones((10, 3))
   den = np.ones((10, 3))

@@ -121,6 +121,23 @@ def test_sample_size_grows_to_one():
   assert all(abs(again[n] - found[n]) < 0.1 for n in found)
 
 
+def test_sample_size_takes_whole_clusters():
+  """Copies of a cluster's example bring nothing: n = 10 is one cluster."""
+  single = score(20, 60, 0.15)
+  copies = estimand.Estimand(
+    estimand.Ratio(np.repeat(single.plus.num_UX, 10, axis=0))
+  )
+  found = reliability.sample_size(
+    copies, np.repeat(np.arange(20), 10), 6, seed=0, sizes=[10, 100]
+  )
+  alone = reliability.sample_size(
+    single, np.arange(20), 6, seed=0, sizes=[1, 10]
+  )
+  assert found[10] == pytest.approx(alone[1], abs=0.1)
+  assert found[100] == pytest.approx(alone[10], abs=0.1)
+  assert found[10] + 0.2 < found[100]
+
+
 def test_group_weights_make_means_of_means():
   cluster_E = np.array([0, 1, 0, 2, 1, 0])
   values = np.random.default_rng(0).random((6, 3))
