@@ -61,7 +61,6 @@ def oracle(
     sink = _array(control.sink_BN, 0, batch, n_heads)
     scale = _array(control.score_scale_BN, 1, batch, n_heads)
     if control.blocked_BNR is not None:
-      n_regions = control.blocked_BNR.shape[-1]
       shape = (batch, n_heads, control.blocked_BNR.shape[-1])
       barred = _array(control.blocked_BNR, 0, *shape)
       region = _array(control.region_BS, 0, batch, n_keys)

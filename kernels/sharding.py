@@ -144,16 +144,12 @@ def _control_specs(
   control: control_lib.AttendControl, data_axis: str, model_axis: str
 ) -> control_lib.AttendControl:
   def per_head(x):
-    if x is None:
-      return None
     return PartitionSpec(data_axis if x.shape[0] > 1 else None, model_axis)
 
-  return control_lib.AttendControl(
-    window_BN=per_head(control.window_BN),
-    sink_BN=per_head(control.sink_BN),
-    score_scale_BN=per_head(control.score_scale_BN),
-    blocked_BNR=per_head(control.blocked_BNR),
-    region_BS=(None if control.region_BS is None else PartitionSpec(data_axis)),
+  per_heads = dataclasses.replace(control, region_BS=None)
+  per_key = jax.tree.map(lambda _: PartitionSpec(data_axis), control.region_BS)
+  return dataclasses.replace(
+    jax.tree.map(per_head, per_heads), region_BS=per_key
   )
 
 

@@ -198,11 +198,11 @@ def seen(
   allowed &= (back < limits.window_BN[b, n]) | (
     j - start < limits.sink_BN[b, n]
   )
-  if limits.kv_segment_BS is not None:
+  if limits.q_segment_BT is not None and limits.kv_segment_BS is not None:
     kv_segment = _part(limits.kv_segment_BS, b, tile * block_k, block_k)
     q_segment = _part(limits.q_segment_BT, b, rows.t, block_q)
     allowed &= (kv_segment == 0) | (kv_segment == q_segment[:, None])
-  if limits.barred_BNR is not None:
+  if limits.barred_BNR is not None and limits.region_BS is not None:
     region = _part(limits.region_BS, b, tile * block_k, block_k)
     allowed &= ~limits.barred_BNR[b, n][region]
   return allowed
@@ -216,6 +216,7 @@ def segments_meet(
   By the range of the ids only: exact where ids ascend, as packed questions,
   windows and frames do, and never false where a pair is allowed.
   """
+  assert limits.kv_segment_BS is not None and limits.q_segment_BT is not None
   kv = _part(limits.kv_segment_BS, rows.b, tile * block_k, block_k)
   q = _part(limits.q_segment_BT, rows.b, rows.t, block_q)
   overlap = (kv.max() >= q.min()) & (kv.min() <= q.max())

@@ -34,7 +34,9 @@ def test_rows_and_regions_are_consistent(result):
   assert a['region'].shape == (length,)
   assert a['rows'].shape == a['row_set'].shape
   question = a['rows'][a['row_set'] == 0]
-  assert (a['region'][question] == regions.QUESTION).all()
+  # The first words may be among the first four that are not visual.
+  assert set(a['region'][question]) <= {regions.SINK, regions.QUESTION}
+  assert a['region'][question[-1]] == regions.QUESTION
   chosen = a['region'][a['visual_index']] == regions.EVIDENCE
   assert chosen.any()
   np.testing.assert_array_equal(chosen, a['cover'] >= 0.5)

@@ -1,0 +1,110 @@
+"""What only the blockwise implementation promises: memory, skipping, tiles."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from corejax import attention
+from corejax import masks
+from corejax.kernels import blockwise
+from corejax.kernels import xla
+from helpers import attention_cases as cases
+
+_SMALL = blockwise.BlockSizes(4, 4, 2)
+
+
+@pytest.mark.parametrize('with_grad', [False, True])
+def test_no_buffer_of_rows_times_keys_at_4096(with_grad):
+  length, n_heads, head_dim = 4096, 2, 64
+  x = jax.ShapeDtypeStruct((1, length, n_heads, head_dim), jnp.float32)
+  control = cases.controls(n_heads, [masks.DENSE, 512], 128)
+
+  def run(q, k, v, control):
+    out = xla.head_sparse_attention(q, k, v, masks.AttnMask(), control)
+    return out.sum() if with_grad else out
+
+  run = jax.grad(run, (0, 1, 2)) if with_grad else run
+  analysis = jax.jit(run).lower(x, x, x, control).compile().memory_analysis()
+  # One score matrix in int8 would be 16 MiB, q, k or v is 2 MiB.
+  limit = 12 * 2**20 if with_grad else 8 * 2**20
+  assert analysis.temp_size_in_bytes < limit < length * length
+
+
+def test_a_poisoned_tile_that_no_row_reads_changes_no_bit():
+  """Rows 24..31 read sinks 0..2 and a window of 6: tiles 2..3 never."""
+  rng = np.random.default_rng(0)
+  q = rng.standard_normal((1, 8, 2, 8)).astype(np.float32)
+  k, v = rng.standard_normal((2, 1, 40, 2, 8)).astype(np.float32)
+  mask = masks.AttnMask(
+    q_offset_B=np.array([24], np.int32), kv_len_B=np.array([32], np.int32)
+  )
+  control = cases.controls(2, [6, 5], 3)
+
+  @jax.jit
+  def run(q, k, v):
+    def loss(q, k, v):
+      out = xla.head_sparse_attention(
+        q, k, v, mask, control, block_sizes=_SMALL
+      )
+      return jnp.sin(out).sum(), out
+
+    return jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+
+  clean = run(q, k, v)
+  for x in (k, v):
+    x[:, 8:16] = np.nan  # between sinks and window
+    x[:, 32:36] = np.nan  # from kv_len on
+  assert jax.tree.all(jax.tree.map(np.array_equal, clean, run(q, k, v)))
+  v[:, 25] = np.nan  # and one that is read must show
+  assert np.isnan(run(q, k, v)[1]).any()
+
+
+@functools.cache
+def _long():
+  """1100 rows: two whole groups of the default wide blocks and a rest."""
+  rng = np.random.default_rng(0)
+  q, k, v = rng.standard_normal((3, 1, 1100, 2, 16)).astype(np.float32)
+  mask = masks.AttnMask(kv_start_B=np.array([37], np.int32))
+  return q, k, v[:, :, :1], mask
+
+
+def test_default_blocks_on_a_thousand_rows():
+  q, k, v, mask = _long()
+  k = k[:, :, :1]
+  run = jax.jit(xla.head_sparse_attention)
+  dense = jax.jit(attention.reference)
+  for windows in (masks.DENSE, [1000, 200], [130, 1]):
+    control = cases.controls(2, windows, 100)
+    out = run(q, k, v, mask, control)
+    np.testing.assert_allclose(
+      out, dense(q, k, v, mask, control).out_BTNH, rtol=2e-6, atol=2e-6
+    )
+    # Here several threads share a product: still the same sums every time.
+    for _ in range(3):
+      np.testing.assert_array_equal(out, run(q, k, v, mask, control))
+
+
+def test_default_gradient_on_a_thousand_rows():
+  q, k, v, mask = _long()
+  k = k[:, :, :1]
+  control = cases.controls(2, [masks.DENSE, 300], 100)
+  weigh = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
+
+  def gradient(attend):
+    def loss(q, k, v):
+      return (attend(q, k, v, mask, control) * weigh).sum()
+
+    return jax.jit(jax.grad(loss, (0, 1, 2)))(q, k, v)
+
+  got = gradient(xla.head_sparse_attention)
+  want = gradient(lambda *args: attention.reference(*args).out_BTNH)
+  for one, other in zip(got, want):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+def test_block_sizes_must_be_positive():
+  with pytest.raises(ValueError, match='must be positive'):
+    blockwise.BlockSizes(0, 128)
