@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import io
+import textwrap
 
 from matplotlib import figure as mpl_figure
 from matplotlib import patches as mpl_patches
@@ -99,9 +100,8 @@ def token_map(
         (x0, y0),
         x1 - x0,
         y1 - y0,
-        facecolor='none',
-        edgecolor=_EVIDENCE,
-        hatch='//',
+        color=_EVIDENCE,
+        alpha=0.25,
         lw=0,
       )
     )
@@ -123,10 +123,13 @@ def token_map(
 
   outline(example.distractors, _DISTRACTOR, '--')
   outline(example.evidence, _EVIDENCE, '-')
+  axes.add_patch(
+    mpl_patches.Rectangle((0, 0), width, height, fill=False, lw=1.0)
+  )
   cells = layout.cell_IW[mine] if len(mine) else np.zeros((1, 4))
   axes.set_xlim(min(0, cells[:, 0].min()), max(width, cells[:, 2].max()))
   axes.set_ylim(max(height, cells[:, 3].max()), min(0, cells[:, 1].min()))
-  axes.set_title(title, fontsize=9, loc='left')
+  axes.set_title('\n'.join(textwrap.wrap(title, 100)), fontsize=9, loc='left')
   axes.set_xticks([])
   axes.set_yticks([])
   return _png(figure, 130)

@@ -186,7 +186,7 @@ def run(config: Config) -> Result | None:
         layout,
         annotated.evidence_I,
         example,
-        f'{example.id}, picture {media}: {example.question[:70]}',
+        f'{example.id}, picture {media}: {example.question[:180]}',
       ),
     )
   print(f'files     {out}/inputs.npz, tokens.txt, media-*.png')
