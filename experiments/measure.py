@@ -138,7 +138,7 @@ def shifted(
 
 
 @functools.partial(jax.jit, static_argnames=('forward', 'attend', 'mesh'))
-def _step(
+def step(
   model: Any,
   inputs: inputs_lib.Inputs,
   probe: probe_lib.Probe,
@@ -227,7 +227,7 @@ def run_batch(
       (inputs, per_example, answer_BA), resources.mesh, 'data'
     )
     probe = dataclasses.replace(probe, set_PQ=set_PQ)
-  result = _step(
+  result = step(
     resources.loaded.model,
     inputs,
     probe,
