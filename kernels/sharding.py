@@ -11,6 +11,7 @@ Under an automatic mesh alone a loop over heads all-gathers q, k and v; inside
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,9 @@ def sharded(
     _divides('batch', batch, n_data, data_axis)
     _divides('query heads', n_heads, n_model, model_axis)
     split_kv = n_kv % n_model == 0
-    at_BXN = PartitionSpec(data_axis, None, model_axis)
+    # Any, since specs stand where a dataclass declares arrays.
+    at_BXN: Any = PartitionSpec(data_axis, None, model_axis)
+    at_BN: Any = PartitionSpec(data_axis, model_axis)
     args = (q_BTNH, k_BSKH, v_BSKH, mask, control, probe)
     specs = (
       at_BXN,
@@ -93,7 +96,6 @@ def sharded(
 
     measured = None
     if probe is not None:
-      at_BN = PartitionSpec(data_axis, model_axis)
       measured = probe_lib.Measured(
         at_BXN,
         None if probe.profile_set is None else at_BN,

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import re
+import types
 from typing import Any
 
 from corejax import errors
@@ -177,6 +178,7 @@ def check_keys(
   handled: Collection[str],
   ignored: Collection[str],
   where: str,
+  neutral: Mapping[str, Any] = types.MappingProxyType({}),
 ):
   """Refuses keys that nobody reads: they may change what the model computes.
 
@@ -187,6 +189,7 @@ def check_keys(
     handled: keys that are read.
     ignored: keys without effect, beside IGNORED_KEYS.
     where: prefix of the keys in the message.
+    neutral: keys that no code here reads, with the value that means so.
 
   Raises:
     UserError: naming the keys.
@@ -198,6 +201,7 @@ def check_keys(
     and key not in ignored
     and key not in IGNORED_KEYS
     and value not in (None, {}, [])
+    and (key not in neutral or value != neutral[key])
   ]
   if unknown:
     raise errors.UserError(

@@ -78,6 +78,14 @@ IGNORED_KEYS = frozenset(
     'use_cache',
   }
 )
+# Switches of other backbones, let through where they are off.
+NEUTRAL_KEYS: Mapping[str, Any] = {
+  'attention_bias': False,
+  'mlp_bias': False,
+  'partial_rotary_factor': 1.0,
+  'use_mrope': False,
+  'use_sliding_window': False,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -142,6 +142,7 @@ def _checked(raw: Mapping[str, Any], hf: Any) -> LlavaConfig:
     decoder.HANDLED_KEYS[config.text.kind],
     decoder.IGNORED_KEYS,
     'text_config.',
+    decoder.NEUTRAL_KEYS,
   )
   checkpoint.check_keys(
     raw.get('vision_config') or {},

@@ -308,11 +308,12 @@ def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   down = np.zeros((space.SIZE, MLP))
   is_colour, is_shape = space.READ_NOUN
   _, has, follows = space.READ_VERB
+  background = np.array([space.BACKGROUND])
   turn = np.roll  # the answer to `follows` is one further on
   unit = 0
   for asked, argument, reads, writes in (
     (is_colour, space.WORD_GLYPH, space.COLOUR, space.ANSWER_COLOUR),
-    (is_colour, [space.BACKGROUND], space.TINT, space.ANSWER_COLOUR),
+    (is_colour, background, space.TINT, space.ANSWER_COLOUR),
     (is_shape, space.WORD_COLOUR, space.GLYPH, space.ANSWER_GLYPH),
     (follows, space.WORD_GLYPH, space.WORD_GLYPH, turn(space.ANSWER_GLYPH, -1)),
     (has, space.WORD_GLYPH, space.PAGE, space.ANSWER_PAGE),

@@ -5,7 +5,8 @@ that are duals of the 16 glyph masks, a one-hot of the glyph from r + g + b
 (equal for all inks), and glyph and ground colour from the two directions
 across the grey axis. What it finds, f, is laid out as (f, -f, K, -K): its mean
 is 0 and its variance is nearly 2 K^2, so the tower's first LayerNorm passes it.
-The feature layer is -2 of one block: the block itself is never used.
+The feature layer is -2 of one block: the block itself is never used, and random
+enough that who takes its output gets every answer wrong.
 
 The projector's GELU makes clean steps: gelu(s(v - a)) - gelu(s(v - b)) is 0
 for v well below a and s(b - a) for v well above b.
@@ -114,7 +115,7 @@ def tower(rng: np.random.Generator) -> dict[str, np.ndarray]:
     'mlp.fc1',
     'mlp.fc2',
   ):
-    tensors[f'{block}{name}.weight'] = rng.normal(0, 0.02, (SIZE, SIZE))
+    tensors[f'{block}{name}.weight'] = rng.normal(0, 0.5, (SIZE, SIZE))
     tensors[f'{block}{name}.bias'] = np.zeros(SIZE)
   return tensors
 

@@ -165,6 +165,9 @@ def test_check_keys():
     ignored,
     '',
   )
+  checkpoint.check_keys({'c': False}, handled, ignored, '', {'c': False})
+  with pytest.raises(errors.UserError, match='c=true'):
+    checkpoint.check_keys({'c': True}, handled, ignored, '', {'c': False})
   for value in (0, False, '', 1):
     with pytest.raises(errors.UserError, match='text_config.c='):
       checkpoint.check_keys({'c': value}, handled, ignored, 'text_config.')

@@ -120,6 +120,53 @@ def test_each_layer_gets_its_own_control(setup):
   assert np.abs(seen[2] - without[2]).max() > 1e-3
 
 
+def test_ablation_on_some_rows_only(setup):
+  """rows_BT has no layer axis: every layer sees the same rows."""
+  _, model, batch = setup
+  rows_BT = jnp.arange(batch.real_BT.shape[1])[None] >= 10
+  control = _control(jnp.zeros((_LAYERS, _HEADS)))
+  output = dataclasses.replace(control.output, rows_BT=rows_BT)
+  control = dataclasses.replace(control, output=output)
+  some = np.asarray(_forward(model, batch.inputs, control=control).logits_BPV)
+  none = np.asarray(_forward(model, batch.inputs).logits_BPV)
+  np.testing.assert_allclose(some[:, :10], none[:, :10], atol=1e-5)
+  assert np.abs(some[0, 10:] - none[0, 10:]).max(-1).min() > 0.1
+
+
+def test_blocked_regions_reach_every_layer(setup):
+  """region_BS has no layer axis either."""
+  _, model, batch = setup
+  length = batch.real_BT.shape[1]
+  region_BS = jnp.broadcast_to(jnp.arange(length) % 3, (2, length))
+  blocked = jnp.zeros((_LAYERS, 1, _HEADS, 3), bool)
+  blocked = blocked.at[0, 0, 1, 2].set(True).at[2, 0, 4, 1].set(True)
+  control = _control(jnp.ones((_LAYERS, _HEADS)))
+  attend = dataclasses.replace(
+    control.attend,
+    blocked_BNR=blocked,
+    region_BS=region_BS.astype(jnp.int8),
+  )
+  control = dataclasses.replace(control, attend=attend)
+  probe = probe_lib.Probe(
+    jnp.zeros((2, 1), jnp.int32),
+    jnp.ones((1, 3)),
+    region_BS.astype(jnp.int8),
+    weights=True,
+  )
+  seen = np.asarray(
+    _forward(
+      model, batch.inputs, control=control, probe=probe
+    ).measured.weights_BNTS
+  )
+  for layer in range(_LAYERS):
+    for head in range(_HEADS):
+      for region in range(3):
+        keys = np.asarray(region_BS[0]) == region
+        read = seen[layer, :, head][..., keys].sum()
+        is_blocked = bool(blocked[layer, 0, head, region])
+        assert (read == 0) == is_blocked, (layer, head, region)
+
+
 def test_vmap_over_ablations_is_a_loop(setup):
   _, model, batch = setup
   gates = np.ones((4, _LAYERS, _HEADS), np.float32)

@@ -333,6 +333,23 @@ def test_whole_model_with_the_xla_kernel(name, get):
   _check_whole(get(name), dispatch.attend('xla'))
 
 
+def test_narrower_of_two_windows_binds(get):
+  """The caller's mask has a window and so has the model (7)."""
+  case = get('mistral_window')
+  length = case.batch.real_BT.shape[1]
+  back = np.arange(length)[:, None] - np.arange(length)
+  run = jax.jit(modeling.forward, compiler_options=_QUICK)
+  for window, expected in ((3, 3), (100, 7)):
+    mask = dataclasses.replace(
+      case.batch.inputs.mask, window=jnp.asarray(window, jnp.int32)
+    )
+    inputs = dataclasses.replace(case.batch.inputs, mask=mask)
+    out = run(case.model, inputs, probe=_probe(case.batch))
+    seen = np.asarray(out.measured.weights_BNTS)[:, 0] > 0
+    allowed = (back >= 0) & (back < expected)
+    np.testing.assert_array_equal(seen, np.broadcast_to(allowed, seen.shape))
+
+
 def test_as_users_compile_it(get):
   """Full optimisation, no full weights, chosen rows, a tower of its own."""
   case = get('vicuna')

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 import pytest
 from scipy import special
-import torch
 import transformers
 
 from corejax import heads as heads_lib
@@ -267,6 +266,19 @@ def test_decoys_look_where_they_are_said_to(loaded, known):
       assert of('recency')[b][row, row - 3 : row + 1].sum() > 0.9
 
 
+def test_visual_tokens_read_their_own_pages_number(loaded, known):
+  batch = planted_runs.encode(
+    loaded.processor, _examples('scenes_pages', 1, pages=8), 152
+  )
+  (encoded,) = batch.encoded
+  ((layer, head),) = known.helpers['page']
+  a_TS = _weights(loaded, batch)[layer, 0, head]
+  for row, page in zip(encoded.visual_I, encoded.layout.media_I):
+    number = 2 + 18 * page  # <s> page N, 16 cells, page N, ..
+    assert encoded.tokens_T[number] == space.TOKENS.index(vocab.PAGES[page])
+    assert a_TS[row, number] > 0.95
+
+
 @pytest.mark.parametrize('name', list(_TASKS))
 def test_planted_heads_look_at_the_evidence_or_rest(
   loaded, known, referring, paged, name
@@ -286,6 +298,7 @@ def test_planted_heads_look_at_the_evidence_or_rest(
 
 
 def test_transformers_gives_the_same_attention_and_logits(folder, loaded):
+  torch = pytest.importorskip('torch', reason='transformers runs on torch')
   hf = transformers.LlavaForConditionalGeneration.from_pretrained(
     folder, attn_implementation='eager', dtype=torch.float32
   ).eval()

@@ -1,13 +1,16 @@
 """Parameters cut over a mesh of four (virtual) devices."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corejax import attention
 from corejax import errors
-from corejax import inputs as inputs_lib
-from corejax import masks
+from corejax import probe as probe_lib
+from corejax.kernels import dispatch
 from corejax.models import sharding
 from corejax.models import weights as weights_lib
 from corejax.models.llava import config as config_lib
@@ -70,16 +73,23 @@ def test_other_meshes_are_refused():
     sharding.placer(_mesh(1, 2, names=('x', 'model')))
 
 
-@pytest.mark.parametrize('data, model', [(2, 2), (1, 4)])
-def test_same_logits_on_four_devices(tmp_path, data, model):
-  """Heads 4 over 2, then 4; one kv head in 2 and none in 4 divide."""
-  hf_config = hf_llava.config('qwen2', text_kw=dict(num_key_value_heads=2))
+@pytest.mark.parametrize('data, model, by_head', [(2, 2, True), (1, 4, False)])
+def test_same_logits_on_four_devices(tmp_path, data, model, by_head):
+  """4 heads cut in 2 or 4; 2 kv heads in 2, and whole where 4 do not fit.
+
+  With `by_head` attention runs under shard_map: nothing is gathered.
+  """
+  hf_config = hf_llava.config(
+    'qwen2',
+    text_kw=dict(num_key_value_heads=2),
+    tower_kw=dict(num_attention_heads=4),
+  )
   torch_model = hf_llava.build(hf_config)
   hf_llava.save(torch_model, tmp_path)
   batch = hf_llava.batch(
     hf_config, [[3, hf_llava.IMAGE, 5], [1, hf_llava.IMAGE, 2]]
   )
-  hf = hf_llava.reference(torch_model, batch.torch)['logits']
+  hf = hf_llava.reference(torch_model, batch.torch)
   mesh = _mesh(data, model)
   config = config_lib.read(tmp_path)
   loaded = weights.load(tmp_path, config, dtype=jnp.dtype('float32'), mesh=mesh)
@@ -91,19 +101,25 @@ def test_same_logits_on_four_devices(tmp_path, data, model):
 
   rows = jax.sharding.NamedSharding(mesh, P('data'))
   inputs = jax.tree.map(lambda x: jax.device_put(x, rows), batch.inputs)
-  out = jax.jit(modeling.forward)(loaded, inputs)
-  real = batch.real_BT
-  worst = np.abs(np.asarray(out.logits_BPV) - hf)[real].max()
-  assert worst < 1e-5 * hf.std(), worst
-
-
-def test_inputs_type_is_a_pytree():
-  """Sharding a batch by tree.map reaches every array of it."""
-  inputs = inputs_lib.Inputs(
-    jnp.zeros((2, 3)),
-    jnp.zeros((2, 3)),
-    masks.AttnMask(kv_len_B=jnp.ones(2)),
-    {'pixel_values': jnp.zeros((2, 1))},
-    jnp.zeros((2, 3)),
+  length = batch.real_BT.shape[1]
+  probe = probe_lib.Probe(
+    jnp.full((2, 1), 7, jnp.int32),
+    jnp.ones((1, 3)),
+    jnp.broadcast_to(jnp.arange(length) % 9, (2, length)).astype(jnp.int8),
   )
-  assert len(jax.tree.leaves(inputs)) == 5
+  attend = attention.reference
+  if by_head:
+    attend = dispatch.sharded(dispatch.attend(), mesh)
+  run = jax.jit(functools.partial(modeling.forward, attend=attend))
+  compiled = run.lower(loaded, inputs, probe=probe).compile()
+  if by_head:
+    assert 'all-gather(' not in compiled.as_text()
+    assert 'all-reduce(' in compiled.as_text()
+  out = compiled(loaded, inputs, probe=probe)
+  worst = np.abs(np.asarray(out.logits_BPV) - hf['logits'])[batch.real_BT].max()
+  assert worst < 1e-5 * hf['logits'].std(), worst
+  seen = hf['attention'][:, :, :, 7].astype(np.float64)
+  mass = np.stack(
+    [seen[..., np.arange(length) % 9 == r].sum(-1) for r in range(9)], -1
+  )
+  assert np.abs(out.measured.mass_BQNR[:, :, 0] - mass).max() < 1e-5

@@ -371,6 +371,29 @@ def test_each_process_reads_only_its_part(tmp_path, monkeypatch):
   assert gate.nbytes not in read
 
 
+@pytest.mark.parametrize(
+  'index',
+  [
+    (slice(None), slice(None), slice(None), slice(None)),
+    (slice(1, 3), slice(2, 4), slice(None), slice(0, 16)),
+    (slice(2, 3), slice(None), slice(3, 8), slice(31, 32)),
+  ],
+)
+def test_any_part_of_a_parameter(tmp_path, index):
+  """Cut along layers, heads and inputs; no sharding rule cuts the layers."""
+  hf_llava.save(_torch_model(), tmp_path, max_shard_size='20KB')
+  config = config_lib.read(tmp_path)
+  rules = weights.make_map(config)
+  shapes = weights_lib.shapes(modeling.abstract(config, _F32))
+  sources = weights_lib.match(
+    weights_lib.open_renamed(tmp_path, rules), shapes, rules, 'here'
+  )
+  path = 'language.layers.attn.q.weight'
+  part = weights_lib._read(sources[path], index, np.dtype('float32'))
+  whole = _expected(_torch_model(), path)
+  np.testing.assert_array_equal(part, whole[index])
+
+
 def test_folder_of_another_model(tmp_path):
   """Weights of one folder under the config of another: told, not loaded."""
   hf_llava.save(_torch_model(), tmp_path / 'a')

@@ -84,7 +84,8 @@ def pixels(
     alpha = glyphs.mask(mark.glyph, cell)[..., None]
     y, x = mark.row * cell, mark.column * cell
     page[y : y + cell, x : x + cell] *= 1 - alpha
-    page[y : y + cell, x : x + cell] += alpha * np.float32(INK_RGB[mark.colour])
+    ink = np.array(INK_RGB[mark.colour], np.float32)
+    page[y : y + cell, x : x + cell] += alpha * ink
   if noise is not None:
     page += noise[..., None]
   return np.clip(np.rint(page), 0, 255).astype(np.uint8)

@@ -133,16 +133,20 @@ def _draw(config: SceneConfig, rng: np.random.Generator) -> Scene:
   places = []
   for page in range(config.pages):
     cells = rng.permutation(config.grid**2)[: config.marks]
-    places += [
-      (page, *divmod(int(cell), config.grid)) for cell in np.sort(cells)
-    ]
+    places += [(page, int(cell)) for cell in np.sort(cells)]
   shapes = rng.permutation(len(vocab.GLYPHS))[:total]
   colours = _colours(config, rng)
   ground = vocab.COLOURS[rng.integers(len(vocab.COLOURS))]
   return Scene(
     tuple(
-      picture.Mark(*place, vocab.GLYPHS[shape], vocab.COLOURS[colour])
-      for place, shape, colour in zip(places, shapes, colours)
+      picture.Mark(
+        page,
+        cell // config.grid,
+        cell % config.grid,
+        vocab.GLYPHS[shape],
+        vocab.COLOURS[colour],
+      )
+      for (page, cell), shape, colour in zip(places, shapes, colours)
     ),
     ground,
   )

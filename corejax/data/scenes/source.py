@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
+from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
@@ -155,7 +156,7 @@ class Scenes:
     ids = [f'{cluster}-{t}-{number}' for t in (task, task + vocab.TWIN)]
     target = content.marks[asked.target]
     evidence, distractors = (), ()
-    meta = {'scene': scene, 'seed': self.seed}
+    meta: dict[str, Any] = {'scene': scene, 'seed': self.seed}
     if twin:
       meta['twin_of'] = ids[0]
     else:
