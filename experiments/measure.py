@@ -227,15 +227,16 @@ def run_batch(
       (inputs, per_example, answer_BA), resources.mesh, 'data'
     )
     probe = dataclasses.replace(probe, set_PQ=set_PQ)
-  result = step(
-    resources.loaded.model,
-    inputs,
-    probe,
-    answer_BA,
-    forward=resources.loaded.forward,
-    attend=resources.attend,
-    mesh=resources.mesh,
-  )
+  with jax.default_matmul_precision(resources.precision):
+    result = step(
+      resources.loaded.model,
+      inputs,
+      probe,
+      answer_BA,
+      forward=resources.loaded.forward,
+      attend=resources.attend,
+      mesh=resources.mesh,
+    )
   return {name: np.asarray(value)[:n] for name, value in result.items()}
 
 

@@ -23,9 +23,10 @@ _AXES: tuple[str, ...] = ('data', 'model')
 _MESH_PART = re.compile(r'(data|model):([1-9]\d{0,4})', re.ASCII)
 
 
-def quiet_jax() -> None:
-  """Drops jax's INFO lines about accelerators that are not here."""
+def quiet() -> None:
+  """Drops lines about accelerators and a torch that nobody misses."""
   logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
+  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -86,6 +87,8 @@ class Resources:
     source: the data.
     attend: the attention to hand to the model.
     mesh: None on one device.
+    precision: of matrix products; float32 means float32, while jax's default
+      is bfloat16 passes on a TPU and TF32 on a GPU.
     embedded: what stands in for a checkpoint that was not given, or ''.
   """
 
@@ -93,6 +96,7 @@ class Resources:
   source: example_lib.Source
   attend: attention.Attend
   mesh: jax.sharding.Mesh | None
+  precision: str
   embedded: str
 
   def describe(self) -> dict:
@@ -148,7 +152,7 @@ def load(config: config_lib.Shared) -> Resources:
   Raises:
     UserError: something named is not there or not usable.
   """
-  quiet_jax()
+  quiet()
   family = registry.get(config.model)
   mesh = make_mesh(config.mesh)
   source = load_source(config)
@@ -166,5 +170,6 @@ def load(config: config_lib.Shared) -> Resources:
     source=source,
     attend=attend,
     mesh=mesh,
+    precision='highest' if config.dtype == 'float32' else 'default',
     embedded='' if config.checkpoint else planted.DESCRIPTION,
   )
