@@ -4,7 +4,10 @@
     @RUN_DIR_or_CSV                the ranking's own selection
     @runs/rank/x:top5%             first 5% of the ranking
     @runs/rank/x/heads.csv:top30   first 30;  :bottom5%  :bottom30
+    @runs/rank/x:per_layer2        best two of every layer
     @runs/rank/x:fdr0.01           q_value < 0.01
+
+What follows `@` is read by `corejax.ranking.parse_heads`.
 """
 
 from __future__ import annotations
@@ -68,7 +71,9 @@ class HeadSet:
     """The heads at which the bool [L, N] array is True."""
     return cls((int(l), int(n)) for l, n in np.argwhere(np.asarray(mask_LN)))
 
-  def check(self, n_layers: int, n_heads: int, model: str = 'the model') -> None:
+  def check(
+    self, n_layers: int, n_heads: int, model: str = 'the model'
+  ) -> None:
     """Refuses heads the model does not have.
 
     JAX drops an out-of-range index silently and wraps -1.

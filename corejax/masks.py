@@ -82,15 +82,17 @@ def visible(
   start_B = zero_B if mask.kv_start_B is None else mask.kv_start_B
   end_B = zero_B + kv_size if mask.kv_len_B is None else mask.kv_len_B
   real_BS = (j_S >= start_B[:, None]) & (j_S < end_B[:, None])
-  seen_BPS = jnp.broadcast_to(
-    real_BS[:, None], (batch, i_BP.shape[1], kv_size)
-  )
+  seen_BPS = jnp.broadcast_to(real_BS[:, None], (batch, i_BP.shape[1], kv_size))
   back_BPS = i_BP[:, :, None] - j_S
   if mask.causal:
     seen_BPS &= back_BPS >= 0
   if mask.window is not None:
     seen_BPS &= back_BPS < mask.window
   if mask.kv_segment_BS is not None:
+    if q_segment_BP is None:
+      raise ValueError(
+        'visible: the mask has segments, so the rows need theirs'
+      )
     kv_segment_B1S = mask.kv_segment_BS[:, None, :]
     seen_BPS &= (kv_segment_B1S == q_segment_BP[:, :, None]) | (
       kv_segment_B1S == 0

@@ -153,6 +153,8 @@ def measure(
     )
     profile_BNI = None
     if probe.profile_set is not None:
+      if probe.visual_BI is None:
+        raise ValueError('Probe: profile_set needs visual_BI')
       visual_B1I = jnp.maximum(probe.visual_BI, 0)[:, None]
       profile_BNI = jnp.take_along_axis(
         mean_BQNS[:, probe.profile_set], visual_B1I, axis=2

@@ -3,6 +3,8 @@
     body    'USER: {media}{question} ASSISTANT:'
     media   '{image}\\n'                 once a picture; {n} counts from 1
     answer  ' {answer}'                 what is teacher-forced after the body
+
+What is put in is never interpreted, so a question may hold braces.
 """
 
 import dataclasses

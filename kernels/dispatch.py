@@ -8,6 +8,7 @@ attend = dispatch.sharded(dispatch.attend(), mesh)       # over heads, batch
 
 from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -104,6 +105,7 @@ def head_sparse_attention(
   return chosen.run(*call, return_lse=return_lse)
 
 
+@functools.cache  # one function a name: jit knows a static argument by identity
 def attend(implementation: str | None = None) -> attention.Attend:
   """The function that a model takes (corejax.attention), by a kernel.
 

@@ -30,6 +30,11 @@ def test_readme_python(tmp_path):
     assert mark in ''.join(blocks)
   # Run where a user's script would be; the checkout comes first on the path.
   done = tree.run(
-    '-W', 'error', '-c', ''.join(blocks) + _CLAIMS, cwd=tmp_path, path=(tree.ROOT,)
+    '-W',
+    'error',
+    '-c',
+    ''.join(blocks) + _CLAIMS,
+    cwd=tmp_path,
+    path=(tree.ROOT,),
   )
   assert done.stdout.split()[0] == re.search(r'# (\d+-\d+\S*)', text)[1]

@@ -29,7 +29,7 @@ def test_no_buffer_of_rows_times_keys_at_4096(with_grad):
   run = jax.grad(run, (0, 1, 2)) if with_grad else run
   analysis = jax.jit(run).lower(x, x, x, control).compile().memory_analysis()
   # One score matrix in int8 would be 16 MiB, q, k or v is 2 MiB.
-  limit = 12 * 2**20 if with_grad else 8 * 2**20
+  limit = (8 if with_grad else 4) * 2**20
   assert analysis.temp_size_in_bytes < limit < length * length
 
 
@@ -68,15 +68,14 @@ def _long():
   rng = np.random.default_rng(0)
   q, k, v = rng.standard_normal((3, 1, 1600, 2, 16)).astype(np.float32)
   mask = masks.AttnMask(kv_start_B=np.array([37], np.int32))
-  return q, k, v[:, :, :1], mask
+  return q, k[:, :, :1], v[:, :, :1], mask
 
 
-def test_default_blocks_on_a_default_wide_tiles():
+def test_default_wide_tiles():
   q, k, v, mask = _long()
-  k = k[:, :, :1]
   run = jax.jit(xla.head_sparse_attention)
   dense = jax.jit(attention.reference)
-  for windows in (masks.DENSE, [1300, 200], [130, 1]):
+  for windows in (masks.DENSE, [1000, 700], [130, 1]):
     control = cases.controls(2, windows, 100)
     out = run(q, k, v, mask, control)
     np.testing.assert_allclose(
@@ -87,9 +86,8 @@ def test_default_blocks_on_a_default_wide_tiles():
       np.testing.assert_array_equal(out, run(q, k, v, mask, control))
 
 
-def test_default_gradient_on_a_default_wide_tiles():
+def test_gradient_of_default_wide_tiles():
   q, k, v, mask = _long()
-  k = k[:, :, :1]
   control = cases.controls(2, [masks.DENSE, 300], 100)
   weigh = np.random.default_rng(1).standard_normal(q.shape).astype(np.float32)
 
