@@ -20,6 +20,7 @@ class Scores:
     ids: E example ids.
     clusters: E cluster names (the picture or document examples share).
     tasks: E task names.
+    media: E strings; examples with the same one show the same pictures.
     layouts: E strings; examples with the same one have their visual tokens
       in the same places.
     correct_E: bool [E], is the teacher-forced argmax answer right?
@@ -32,6 +33,12 @@ class Scores:
     profile_set: query set of the profiles, None without.
     baseline_ELNQR: the masses with a content-free question (calibration), None
       if not measured.
+    written_ELNQ: float32 [E, L, N, Q], L2 norm of what the head writes into
+      the residual stream, averaged over the query set's rows; None if not
+      measured. Times the mass on evidence it is the value-weighted
+      contribution, a competing ranking.
+    gradient_ELN: float32 [E, L, N], d log p(forced answer) / d gate at gate 1,
+      another; None if not measured.
   """
 
   mass_ELNQR: np.ndarray
@@ -39,6 +46,7 @@ class Scores:
   ids: Sequence[str]
   clusters: Sequence[str]
   tasks: Sequence[str]
+  media: Sequence[str]
   layouts: Sequence[str]
   correct_E: np.ndarray
   logprob_E: np.ndarray
@@ -47,6 +55,8 @@ class Scores:
   profiles: Sequence[np.ndarray] | None = None
   profile_set: str | None = None
   baseline_ELNQR: np.ndarray | None = None
+  written_ELNQ: np.ndarray | None = None
+  gradient_ELN: np.ndarray | None = None
 
   @property
   def n_layers(self) -> int:
