@@ -27,7 +27,6 @@ class Reason(enum.StrEnum):
   BAD_ANSWER = 'no answer to force'
   TOO_LONG = 'longer than the context'
   IMAGE_TOKENS = 'wrong number of image tokens'
-  ANSWERED_WRONG = 'answered wrong (--filter)'
 
 
 class Rejected(ValueError):

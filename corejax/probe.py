@@ -59,12 +59,61 @@ class Measured:
   Attributes:
     mass_BQNR: float32; 0 everywhere where a set has no row in this example.
     profile_BNI: float32 or None; 0 at unused slots.
+    written_BQN: float32 or None, L2 norm of what the head writes into the
+      residual stream, averaged over the set's rows. An attention does not know
+      the output projection: the decoder fills this in.
     weights_BNTS: float32 or None.
   """
 
   mass_BQNR: jax.Array
   profile_BNI: jax.Array | None = None
   weights_BNTS: jax.Array | None = None
+  written_BQN: jax.Array | None = None
+
+
+def row_shares(probe: Probe) -> jax.Array:
+  """float32 [B, P, Q]: each row's weight in the mean over its query set."""
+  used_BP = probe.rows_BP >= 0
+  member_BPQ = probe.set_PQ * used_BP[..., None]
+  return member_BPQ / jnp.maximum(member_BPQ.sum(1, keepdims=True), 1)
+
+
+def take_rows(probe: Probe, x_BTNH: jax.Array) -> jax.Array:
+  """[B, P, N, H]: the probe's rows; unused slots hold row 0."""
+  rows_BP = jnp.maximum(probe.rows_BP, 0)
+  return jnp.take_along_axis(x_BTNH, rows_BP[..., None, None], axis=1)
+
+
+def written(
+  probe: Probe, out_BTNH: jax.Array, weight_DNH: jax.Array
+) -> jax.Array:
+  """L2 norm of what each head writes, averaged over the query sets' rows.
+
+  |W_n o|^2 = o^T (W_n^T W_n) o, so that nothing of size [P, N, D] is stored.
+
+  Args:
+    probe: for its rows and sets.
+    out_BTNH: head outputs, as the output projection takes them.
+    weight_DNH: the output projection.
+
+  Returns:
+    float32 [B, Q, N].
+  """
+  with jax.named_scope('written'):
+    weight_DNH = weight_DNH.astype(jnp.float32)
+    gram_NHJ = jnp.einsum(
+      'DNH,DNJ->NHJ', weight_DNH, weight_DNH, precision=_HIGHEST
+    )
+    out_BPNH = take_rows(probe, out_BTNH).astype(jnp.float32)
+    square_BPN = jnp.einsum(
+      'BPNH,NHJ,BPNJ->BPN', out_BPNH, gram_NHJ, out_BPNH, precision=_HIGHEST
+    )
+    return jnp.einsum(
+      'BPQ,BPN->BQN',
+      row_shares(probe),
+      jnp.sqrt(jnp.maximum(square_BPN, 0.0)),
+      precision=_HIGHEST,
+    )
 
 
 def attention_weights(
@@ -129,10 +178,9 @@ def measure(
   """
   batch, length = q_BTNH.shape[:2]
   i_BT = masks.row_positions(mask, batch, length)
-  used_BP = probe.rows_BP >= 0
   rows_BP = jnp.maximum(probe.rows_BP, 0)
   with jax.named_scope('probe'):
-    q_BPNH = jnp.take_along_axis(q_BTNH, rows_BP[..., None, None], axis=1)
+    q_BPNH = take_rows(probe, q_BTNH)
     i_BP = jnp.take_along_axis(i_BT, rows_BP, axis=1)
     q_segment_BP = None
     if mask.q_segment_BT is not None:
@@ -140,10 +188,8 @@ def measure(
     a_BNPS = attention_weights(
       q_BPNH, k_BSKH, i_BP, mask, control, q_segment_BP
     )
-    member_BPQ = probe.set_PQ * used_BP[..., None]
-    share_BPQ = member_BPQ / jnp.maximum(member_BPQ.sum(1, keepdims=True), 1)
     mean_BQNS = jnp.einsum(
-      'BPQ,BNPS->BQNS', share_BPQ, a_BNPS, precision=_HIGHEST
+      'BPQ,BNPS->BQNS', row_shares(probe), a_BNPS, precision=_HIGHEST
     )
     is_region_BSR = jax.nn.one_hot(
       probe.region_BS, len(regions.REGIONS), dtype=jnp.float32

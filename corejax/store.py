@@ -13,14 +13,15 @@ import dataclasses
 import io
 import json
 import os
+import pathlib
 import zipfile
 
-from etils import epath
 import numpy as np
 
 from corejax import errors
 from corejax import scores as scores_lib
 
+_OPTIONAL = ('baseline_ELNQR', 'written_ELNQ', 'gradient_ELN')
 _RAGGED = ('evidence', 'shifted', 'profile')
 
 
@@ -32,8 +33,9 @@ class Part:
     rows: per measured example a JSON-able dict: index, id, cluster, task,
       layout, correct, logprob, and whatever else examples.jsonl should say.
     rejected: per rejected record a JSON-able dict: index, id, reason, detail.
-    mass_ELNQR, count_ER, evidence, shifted, profiles, baseline_ELNQR: as in
-      scores.Scores, for this batch's measured examples.
+    mass_ELNQR, count_ER, evidence, shifted, profiles, profile_set,
+      baseline_ELNQR, written_ELNQ, gradient_ELN: as in scores.Scores, for this
+      batch's measured examples.
   """
 
   rows: Sequence[dict]
@@ -43,7 +45,10 @@ class Part:
   evidence: Sequence[np.ndarray]
   shifted: Sequence[np.ndarray]
   profiles: Sequence[np.ndarray] | None = None
+  profile_set: str | None = None
   baseline_ELNQR: np.ndarray | None = None
+  written_ELNQ: np.ndarray | None = None
+  gradient_ELN: np.ndarray | None = None
 
 
 def write_atomic(path: os.PathLike | str, data: bytes) -> None:
@@ -52,12 +57,9 @@ def write_atomic(path: os.PathLike | str, data: bytes) -> None:
   Raises:
     UserError: the disk is full or the folder cannot be written.
   """
-  path = epath.Path(path)
+  path = pathlib.Path(path)
   temporary = path.parent / f'.{path.name}.tmp'
   try:
-    if '://' in os.fspath(path):
-      path.write_bytes(data)  # an object store's put is whole or absent
-      return
     with open(temporary, 'wb') as f:
       f.write(data)
       f.flush()
@@ -77,13 +79,15 @@ class ScoreStore:
   Attributes:
     folder: where they lie.
     n_parts: how many there will be.
+    run: what the parts belong to; a part of another run is not read.
   """
 
-  def __init__(self, folder: os.PathLike | str, n_parts: int):
-    self.folder = epath.Path(folder)
+  def __init__(self, folder: os.PathLike | str, n_parts: int, run: str = ''):
+    self.folder = pathlib.Path(folder)
     self.n_parts = n_parts
+    self.run = run
 
-  def path(self, index: int) -> epath.Path:
+  def path(self, index: int) -> pathlib.Path:
     return self.folder / f'part-{index:05d}.npz'
 
   def missing(self) -> list[int]:
@@ -92,7 +96,7 @@ class ScoreStore:
 
   def clear(self) -> None:
     """Removes every part."""
-    for path in self.folder.glob('*part-*.npz*'):
+    for path in self.folder.glob('*part-*.npz*'):  # cut-off writes too
       path.unlink()
 
   def write(self, index: int, part: Part) -> None:
@@ -101,15 +105,21 @@ class ScoreStore:
     Raises:
       UserError: it cannot be written.
     """
+    head = {
+      'run': self.run,
+      'profile_set': part.profile_set,
+      'rows': part.rows,
+      'rejected': part.rejected,
+    }
     arrays = {
-      'head': np.array(
-        json.dumps({'rows': part.rows, 'rejected': part.rejected})
-      ),
+      'head': np.array(json.dumps(head)),
       'mass': part.mass_ELNQR.astype(np.float32),
       'count': part.count_ER.astype(np.int32),
     }
-    if part.baseline_ELNQR is not None:
-      arrays['baseline'] = part.baseline_ELNQR.astype(np.float32)
+    for name in _OPTIONAL:
+      array = getattr(part, name)
+      if array is not None:
+        arrays[name] = array.astype(np.float32)
     ragged = (part.evidence, part.shifted, part.profiles)
     for name, values in zip(_RAGGED, ragged):
       for e, value in enumerate(values if values is not None else ()):
@@ -135,6 +145,11 @@ class ScoreStore:
       with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as f:
         arrays = dict(f)
       head = json.loads(str(arrays['head']))
+      if head['run'] != self.run:
+        raise errors.UserError(
+          f'{path}: a part of another run ({head["run"]}, this is {self.run}); '
+          'choose another --out, or --noresume to start this one over'
+        )
       n = len(head['rows'])
       ragged = {
         name: [arrays[f'{name}_{e}'] for e in range(n)]
@@ -149,21 +164,22 @@ class ScoreStore:
         evidence=ragged['evidence'],
         shifted=ragged['shifted'],
         profiles=ragged.get('profile'),
-        baseline_ELNQR=arrays.get('baseline'),
+        profile_set=head['profile_set'],
+        **{name: arrays.get(name) for name in _OPTIONAL},
       )
+    except errors.UserError:
+      raise
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
       raise errors.UserError(
         f'{path}: not a readable store part ({type(e).__name__}: {e}); remove '
         'this file and run the same command again'
       ) from e
 
-  def load(
-    self, profile_set: str | None
-  ) -> tuple[scores_lib.Scores, list[dict], list[dict]]:
+  def load(self) -> tuple[scores_lib.Scores, list[dict], list[dict]]:
     """All parts as (Scores, rows of examples.jsonl, rejected records).
 
-    Args:
-      profile_set: the query set of the profiles, None if none were kept.
+    What some parts hold and others lack (another profile set, say, after the
+    settings of an unfinished run were changed) is left out.
 
     Raises:
       UserError: a part is missing or unreadable, or nothing was measured.
@@ -182,9 +198,14 @@ class ScoreStore:
     def joined(name):
       return [value for part in parts for value in getattr(part, name)]
 
-    baselines = [
-      part.baseline_ELNQR for part in parts if part.baseline_ELNQR is not None
-    ]
+    def stacked(name):
+      arrays = [getattr(part, name) for part in parts]
+      if any(array is None for array in arrays):
+        return None
+      return np.concatenate(arrays)
+
+    profile_sets = {part.profile_set for part in parts}
+    profile_set = profile_sets.pop() if len(profile_sets) == 1 else None
     return (
       scores_lib.Scores(
         mass_ELNQR=np.concatenate([part.mass_ELNQR for part in parts]),
@@ -192,6 +213,7 @@ class ScoreStore:
         ids=[row['id'] for row in rows],
         clusters=[row['cluster'] for row in rows],
         tasks=[row['task'] for row in rows],
+        media=[row['media'] for row in rows],
         layouts=[row['layout'] for row in rows],
         correct_E=np.array([row['correct'] for row in rows], bool),
         logprob_E=np.array([row['logprob'] for row in rows], np.float32),
@@ -199,7 +221,7 @@ class ScoreStore:
         shifted=joined('shifted'),
         profiles=joined('profiles') if profile_set else None,
         profile_set=profile_set,
-        baseline_ELNQR=(np.concatenate(baselines) if baselines else None),
+        **{name: stacked(name) for name in _OPTIONAL},
       ),
       rows,
       rejected,

@@ -52,15 +52,19 @@ class Stop:
       signal.signal(number, handler)
     self._before = {}
 
-  def check(self):
-    """Raises Preempted if a signal came."""
-    if self.asked:
+  def check(self, go_on: Callable[[bool], bool] = bool):
+    """Raises Preempted if a signal came.
+
+    Args:
+      go_on: turns this process's wish to go on into everybody's.
+    """
+    if not go_on(not self.asked):
       raise Preempted
 
 
 def main(
   argv: list[str] | None,
-  config_class: type[config_lib.Shared],
+  config_class: type[Any],
   run: Callable[[Any], Any],
   title: str,
 ) -> int:
@@ -68,7 +72,7 @@ def main(
 
   Args:
     argv: command line with the program's name first; None is sys.argv.
-    config_class: the experiment's config.
+    config_class: the experiment's config, a dataclass of settings.
     run: the experiment; what it returns is ignored here.
     title: first lines of --help.
   """
@@ -78,7 +82,9 @@ def main(
     return 0
   try:
     config = config_lib.parse(config_class, argv)
-    if config.list_models or config.list_data:
+    if isinstance(config, config_lib.Shared) and (
+      config.list_models or config.list_data
+    ):
       from corejax.experiments import listing
 
       print(listing.models() if config.list_models else listing.data())

@@ -91,7 +91,7 @@ _DEFINE = {
 }
 
 
-def define_flags(config_class: type[Shared], fv: flags.FlagValues) -> None:
+def define_flags(config_class: type[Any], fv: flags.FlagValues) -> None:
   """Defines one flag per field of the config class on `fv`."""
   for field in dataclasses.fields(config_class):
     text = field.metadata['help']
@@ -102,7 +102,7 @@ def define_flags(config_class: type[Shared], fv: flags.FlagValues) -> None:
     )
 
 
-def parse(config_class: type[Shared], argv: list[str]) -> Shared:
+def parse(config_class: type[Any], argv: list[str]) -> Any:
   """argv (program name first) -> config.
 
   Raises:
@@ -125,7 +125,7 @@ def parse(config_class: type[Shared], argv: list[str]) -> Shared:
   return config_class(**values)
 
 
-def help_text(config_class: type[Shared], title: str) -> str:
+def help_text(config_class: type[Any], title: str) -> str:
   """What --help prints."""
   lines = [title, '']
   own = {f.name for f in dataclasses.fields(Shared)}

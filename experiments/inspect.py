@@ -60,7 +60,7 @@ def find(source, wanted: str) -> int:
       return int(wanted)
     raise errors.UserError(
       f'--example={wanted}: {source.name}/{source.split} has records 0 to '
-      f'{len(source) - 1}'
+      f'{len(source) - 1} (--limit says how many)'
     )
   for index in range(len(source)):
     try:
@@ -118,19 +118,20 @@ def run(config: Config) -> Result | None:
   from corejax.experiments import figures
   from corejax.experiments import measure
   from corejax.experiments import resources as resources_lib
+  from corejax.experiments import runs
   from corejax.models import images
 
-  resources = resources_lib.load(config)
-  index = find(resources.source, config.example)
+  source = resources_lib.load_source(config)
+  processor = resources_lib.load_processor(config)
+  index = find(source, config.example)
   try:
-    prepared = measure.prepare(resources, index, calibrate=False)
+    prepared = measure.prepare(source, processor, index)
   except errors.Rejected as e:
     raise errors.UserError(
       f'--example={config.example}: rejected, {e}; choose another'
     ) from e
   example, encoded = prepared.example, prepared.encoded
   annotated, layout = prepared.annotated, encoded.layout
-  processor = resources.loaded.processor
   text = listing(prepared, processor.tokenizer.convert_ids_to_tokens)
   boxes = ', '.join(str(b) for b in example.evidence)
   print(f'{example.id}  task {example.task}  cluster {example.cluster}')
@@ -143,7 +144,7 @@ def run(config: Config) -> Result | None:
   print(text)
   if config.dry_run:
     return None
-  out = pathlib.Path(
+  out = runs.folder_path(
     config.out or f'runs/inspect/{config.model}-{config.data}/{index}'
   )
   try:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from corejax import control as control_lib
 from corejax import errors
 from corejax import evidence
 from corejax import inputs as inputs_lib
@@ -25,6 +26,7 @@ from corejax import regions
 from corejax import store as store_lib
 from corejax.data import example as example_lib
 from corejax.experiments import resources as resources_lib
+from corejax.models import registry
 
 N_SHIFTS = 32  # alternatives per example for the secondary null
 
@@ -37,12 +39,14 @@ class Options:
     batch_size: examples per forward.
     profile_set: query set whose profiles are kept; None keeps none.
     calibrate: measure a content-free question too.
+    gradients: measure d log p(forced answer) / d gate of every head too.
     seed: of the shifted boxes.
   """
 
   batch_size: int
   profile_set: str | None
   calibrate: bool
+  gradients: bool
   seed: int
 
 
@@ -68,28 +72,24 @@ def _slots(n: int) -> int:
 
 
 def prepare(
-  resources: resources_lib.Resources, index: int, calibrate: bool
+  source: example_lib.Source,
+  processor: registry.Processor,
+  index: int,
+  calibrate: bool = False,
 ) -> Prepared:
   """Reads, encodes and annotates one record.
 
   Raises:
     Rejected: it cannot be used.
   """
-  example = resources.source[index]
-  loaded = resources.loaded
+  example = source[index]
 
   def one(question):
-    encoded = loaded.processor.encode(example, question=question)
-    if len(encoded.tokens_T) > loaded.max_length:
-      raise errors.Rejected(
-        errors.Reason.TOO_LONG,
-        f'{example.id}: {len(encoded.tokens_T)} tokens, the model takes '
-        f'{loaded.max_length}',
-      )
+    encoded = processor.encode(example, question=question)
     return encoded, evidence.annotate(example, encoded)
 
   encoded, annotated = one(None)
-  baseline = one(loaded.processor.content_free) if calibrate else None
+  baseline = one(processor.content_free) if calibrate else None
   return Prepared(index, example, encoded, annotated, baseline)
 
 
@@ -98,6 +98,14 @@ def layout_key(layout: layout_lib.VisualLayout) -> str:
   digest = hashlib.sha256()
   for array in (layout.media_I, layout.cell_IW, layout.size_M2):
     digest.update(np.ascontiguousarray(array).tobytes())
+  return digest.hexdigest()[:12]
+
+
+def media_key(media: Sequence[bytes]) -> str:
+  """12 hex digits; the same where the same pictures are shown."""
+  digest = hashlib.sha256()
+  for picture in media:
+    digest.update(hashlib.sha256(picture).digest())
   return digest.hexdigest()[:12]
 
 
@@ -137,7 +145,9 @@ def shifted(
   return np.array(moved, bool).reshape(-1, len(layout))
 
 
-@functools.partial(jax.jit, static_argnames=('forward', 'attend', 'mesh'))
+@functools.partial(
+  jax.jit, static_argnames=('forward', 'attend', 'mesh', 'gate_shape')
+)
 def step(
   model: Any,
   inputs: inputs_lib.Inputs,
@@ -147,28 +157,60 @@ def step(
   forward: Any,
   attend: Any,
   mesh: jax.sharding.Mesh | None,
+  gate_shape: tuple[int, int] | None = None,
 ) -> dict[str, jax.Array]:
-  """Masses [B, L, N, Q, R], profiles, and how the forced answer fares."""
-  n_answer = answer_BA.shape[1]
-  out = forward(
-    model,
-    inputs,
-    attend=attend,
-    probe=probe,
-    logit_rows_BP=jnp.maximum(probe.rows_BP[:, -n_answer:], 0),
-  )
+  """One batch through the model.
+
+  Args:
+    model, inputs, probe: what forward takes.
+    answer_BA: int32, the forced answers' tokens, -1 unused.
+    forward, attend, mesh: static.
+    gate_shape: static (L, N): also differentiate log p(answer) by every
+      head's gate, at the price of a backward pass.
+
+  Returns:
+    mass [B, L, N, Q, R], written [B, L, N, Q], logprob [B] in nats, correct
+    [B], profile float16 [B, L, N, I] if the probe asks for it, gradient
+    [B, L, N] if asked for.
+  """
+  batch, n_answer = answer_BA.shape
   used_BA = answer_BA >= 0
   target_BA = jnp.maximum(answer_BA, 0)
-  logp_BAV = jax.nn.log_softmax(out.logits_BPV.astype(jnp.float32))
-  logp_BA = jnp.take_along_axis(logp_BAV, target_BA[..., None], 2)[..., 0]
-  result = {
-    'mass': out.measured.mass_BQNR.transpose(1, 0, 3, 2, 4),
-    'logprob': jnp.where(used_BA, logp_BA, 0.0).sum(1),
-    'correct': ((logp_BAV.argmax(-1) == target_BA) | ~used_BA).all(1),
-  }
-  if out.measured.profile_BNI is not None:
-    profile_LBNI = out.measured.profile_BNI
-    result['profile'] = profile_LBNI.swapaxes(0, 1).astype(jnp.float16)
+
+  def measured(gate_LBN):
+    control = None
+    if gate_LBN is not None:
+      control = control_lib.HeadControl.intact(*gate_shape)
+      output = dataclasses.replace(control.output, gate_BN=gate_LBN)
+      control = dataclasses.replace(control, output=output)
+    out = forward(
+      model,
+      inputs,
+      attend=attend,
+      control=control,
+      probe=probe,
+      logit_rows_BP=jnp.maximum(probe.rows_BP[:, -n_answer:], 0),
+    )
+    logp_BAV = jax.nn.log_softmax(out.logits_BPV.astype(jnp.float32))
+    logp_BA = jnp.take_along_axis(logp_BAV, target_BA[..., None], 2)[..., 0]
+    seen = out.measured
+    result = {
+      'mass': seen.mass_BQNR.transpose(1, 0, 3, 2, 4),
+      'written': seen.written_BQN.transpose(1, 0, 3, 2),
+      'logprob': jnp.where(used_BA, logp_BA, 0.0).sum(1),
+      'correct': ((logp_BAV.argmax(-1) == target_BA) | ~used_BA).all(1),
+    }
+    if seen.profile_BNI is not None:
+      result['profile'] = seen.profile_BNI.swapaxes(0, 1).astype(jnp.float16)
+    return result['logprob'].sum(), result
+
+  if gate_shape is None:
+    _, result = measured(None)
+  else:
+    # One gate an example, so that one backward pass gives every example's.
+    gate_LBN = jnp.ones((gate_shape[0], batch, gate_shape[1]))
+    gradient_LBN, result = jax.grad(measured, has_aux=True)(gate_LBN)
+    result['gradient'] = gradient_LBN.swapaxes(0, 1)
   if mesh is not None:
     # Whole on every device: small, and any process can then read it.
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -201,8 +243,10 @@ def run_batch(
   annotated: Sequence[evidence.Annotated],
   batch_size: int,
   profile_set: str | None,
+  gradients: bool = False,
 ) -> dict[str, np.ndarray]:
-  """One forward; the results of the given examples, padding taken off."""
+  """One `step`; the results of the given examples, padding taken off."""
+  loaded = resources.loaded
   n = len(encoded)
   fill = [0] * (batch_size - n)
   encoded = [*encoded, *(encoded[i] for i in fill)]
@@ -218,7 +262,7 @@ def run_batch(
   answer_BA = np.full((batch_size, n_answer), -1, np.int32)
   for b, e in enumerate(encoded):
     answer_BA[b, : len(e.answer_A)] = e.answer_A
-  inputs = resources.loaded.processor.collate(encoded, length, n_media)
+  inputs = loaded.processor.collate(encoded, length, n_media)
   probe = evidence.batch_probe(annotated, length, sizes, profile_set)
   if resources.mesh is not None:
     set_PQ = _on_mesh(probe.set_PQ, resources.mesh, None)
@@ -229,13 +273,14 @@ def run_batch(
     probe = dataclasses.replace(probe, set_PQ=set_PQ)
   with jax.default_matmul_precision(resources.precision):
     result = step(
-      resources.loaded.model,
+      loaded.model,
       inputs,
       probe,
       answer_BA,
-      forward=resources.loaded.forward,
+      forward=loaded.forward,
       attend=resources.attend,
       mesh=resources.mesh,
+      gate_shape=(loaded.n_layers, loaded.n_heads) if gradients else None,
     )
   return {name: np.asarray(value)[:n] for name, value in result.items()}
 
@@ -258,7 +303,14 @@ def measure_batch(
   prepared, rejected = [], []
   for index in indices:
     try:
-      prepared.append(prepare(resources, index, options.calibrate))
+      prepared.append(
+        prepare(
+          resources.source,
+          resources.loaded.processor,
+          index,
+          options.calibrate,
+        )
+      )
     except errors.Rejected as e:
       rejected.append(_rejection(resources.source, index, e))
   n_regions = len(regions.REGIONS)
@@ -279,6 +331,7 @@ def measure_batch(
     [p.annotated for p in prepared],
     options.batch_size,
     options.profile_set,
+    options.gradients,
   )
   baseline = None
   if options.calibrate:
@@ -297,6 +350,7 @@ def measure_batch(
         'id': p.example.id,
         'cluster': p.example.cluster,
         'task': p.example.task,
+        'media': media_key(p.example.media),
         'layout': layout_key(p.encoded.layout),
         'question': p.example.question,
         'answer': p.example.answers[0],
@@ -327,7 +381,10 @@ def measure_batch(
       for p in prepared
     ],
     profiles=profiles,
+    profile_set=options.profile_set,
     baseline_ELNQR=baseline,
+    written_ELNQ=out['written'],
+    gradient_ELN=out.get('gradient'),
   )
 
 

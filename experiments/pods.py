@@ -60,6 +60,13 @@ def is_first() -> bool:
   return jax.process_index() == 0
 
 
+def every(flag: bool) -> bool:
+  """Is it so on every process? All must ask together."""
+  if jax.process_count() == 1:
+    return flag
+  return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
+
+
 def agree(values: list[int], size: int) -> list[int]:
   """Process 0's list of distinct integers below `size`, on every process."""
   if jax.process_count() == 1:

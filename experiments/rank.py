@@ -12,6 +12,7 @@ offline settings (--norm, --select, --contrast, --filter, --bootstrap,
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
   from corejax import scores as scores_lib
 
 setting = config_lib.setting
+
+
+RESULTS = (
+  'heads.csv',
+  'heatmap.png',
+  'arrays.npz',
+  'examples.jsonl',
+  'rejected.jsonl',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +64,9 @@ class Config(config_lib.Shared):
   )
   profiles: bool = setting(
     True, 'keep attention over visual tokens; the nulls need it'
+  )
+  gradients: bool = setting(
+    False, 'rank by |d log p(answer) / d gate| too, with a backward pass'
   )
   bootstrap: int = setting(2000, 'bootstrap resamples of the clusters')
   permutations: int = setting(5000, 'permutations of the null')
@@ -89,20 +102,38 @@ class Result:
 
 def out_folder(config: Config) -> pathlib.Path:
   """Where the run goes."""
-  return pathlib.Path(config.out or f'runs/rank/{config.model}-{config.data}')
+  from corejax.experiments import runs
+
+  return runs.folder_path(
+    config.out or f'runs/rank/{config.model}-{config.data}'
+  )
 
 
 def _identity(config: Config, resources) -> dict:
-  """What the store depends on; the offline settings are not in it."""
+  """What the masses depend on; the offline settings are not in it."""
+  import corejax
+
   names = (
     'model data split tasks pages dpi limit seed dtype image_policy calibrate '
-    'batch_size'
+    'gradients batch_size'
   )
   return {
+    'corejax': corejax.__version__,
     **{name: getattr(config, name) for name in names.split()},
-    'profile_set': config.query if config.profiles else None,
     **resources.identity(),
   }
+
+
+def _records(config: Config, source) -> str:
+  """How many records there are, and whether --limit cuts them."""
+  from corejax.data import sources
+
+  if isinstance(source, sources.First) and len(source) < len(source.source):
+    return (
+      f'the first {len(source)} of {len(source.source)} records '
+      f'(--limit={config.limit})'
+    )
+  return f'{len(source)} records'
 
 
 def _plan(config: Config, resources, n_parts: int) -> str:
@@ -113,13 +144,13 @@ def _plan(config: Config, resources, n_parts: int) -> str:
   lines = [
     f'model    {loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads '
     f'({loaded.n_kv_heads} kv), {config.dtype}, {loaded.fingerprint}',
-    f'data     {source.name}/{source.split}: {len(source)} records in '
+    f'data     {source.name}/{source.split}: {_records(config, source)} in '
     f'{n_parts} batches of {config.batch_size}, {source.fingerprint}',
     f'out      {out_folder(config)}',
   ]
   for index in range(min(3, len(source))):
     try:
-      p = measure.prepare(resources, index, config.calibrate)
+      p = measure.prepare(source, loaded.processor, index, config.calibrate)
     except errors.Rejected as e:
       lines.append(f'record {index}: rejected, {e}')
       continue
@@ -136,8 +167,6 @@ def _plan(config: Config, resources, n_parts: int) -> str:
 
 def _measure(config: Config, resources, store, stop) -> None:
   """Measures the parts that are missing."""
-  import contextlib
-
   import jax
 
   from corejax.experiments import measure
@@ -148,43 +177,50 @@ def _measure(config: Config, resources, store, stop) -> None:
     batch_size=config.batch_size,
     profile_set=config.query if config.profiles else None,
     calibrate=config.calibrate,
+    gradients=config.gradients,
     seed=config.seed,
   )
-  all_batches = list(measure.batches(len(resources.source), config.batch_size))
+  total = len(resources.source)
+  all_batches = list(measure.batches(total, config.batch_size))
   missing = pods.agree(store.missing(), len(all_batches))
-  with contextlib.ExitStack() as stack:
-    progress = stack.enter_context(
-      runs.Progress(
-        'batches',
-        len(all_batches),
-        len(all_batches) - len(missing),
-        quiet=not pods.is_first(),
-      )
-    )
+  rejected = []
+  with (
+    contextlib.ExitStack() as trace,
+    runs.Progress(
+      'batches',
+      len(all_batches),
+      len(all_batches) - len(missing),
+      quiet=not pods.is_first(),
+    ) as progress,
+  ):
     for step, index in enumerate(missing):
       if config.trace_steps and step == min(1, len(missing) - 1):
         # The first batch compiles; the trace starts behind it.
-        stack.enter_context(
-          jax.profiler.trace(str(out_folder(config) / 'trace'))
-        )
-      stop.check()
+        folder = out_folder(config) / 'trace' / str(jax.process_index())
+        trace.enter_context(jax.profiler.trace(str(folder)))
+      stop.check(pods.every)
       part = measure.measure_batch(resources, all_batches[index], options)
       if pods.is_first():
         store.write(index, part)
       progress.advance(1)
       if config.trace_steps and step == config.trace_steps:
-        stack.pop_all().close()
+        trace.close()
+      rejected += part.rejected
+      if len(rejected) > config.max_bad * total:
+        return  # the run has failed: what is missing need not be measured
 
 
-def _check_rejected(config: Config, rejected: list[dict], total: int) -> None:
+def _check_rejected(
+  config: Config, rejected: list[dict], measured: int, total: int
+) -> None:
   """Fails the run if more than --max_bad of the records were rejected."""
-  share = len(rejected) / total
-  if share <= config.max_bad:
+  if len(rejected) <= config.max_bad * total:
     return
+  share = len(rejected) / measured
   counts = collections.Counter(r['reason'] for r in rejected).most_common(3)
   reasons = ', '.join(f'{n} {reason}' for reason, n in counts)
   raise errors.UserError(
-    f'{len(rejected)} of {total} records rejected ({reasons}); that is more '
+    f'{len(rejected)} of {measured} records rejected ({reasons}); that is more '
     f'than --max_bad={config.max_bad:g}: see '
     f'{out_folder(config) / "rejected.jsonl"}, mend the data, or give '
     f'--max_bad={min(1.0, share + 0.005):.2f}'
@@ -226,28 +262,40 @@ def run(config: Config) -> Result | None:
   if config.dry_run:
     print(_plan(config, resources, n_parts))
     return None
-  store = store_lib.ScoreStore(out / 'scores', n_parts)
-  if not pods.is_first():
-    with cli_lib.Stop() as stop:
-      _measure(config, resources, store, stop)
-    return None
-  print(
-    f'{loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads'
-    + (f' ({resources.embedded})' if resources.embedded else '')
-    + f'; {source.name}/{source.split}: {len(source)} records -> {out}',
-    flush=True,
+  identity = _identity(config, resources)
+  store = store_lib.ScoreStore(
+    out / 'scores', n_parts, runs.fingerprint(identity)
   )
-  with (
-    cli_lib.Stop() as stop,
-    runs.open_run(
-      out,
-      _identity(config, resources),
-      {'flags': dataclasses.asdict(config), **resources.describe()},
-      config.resume,
-    ) as folder,
-  ):
-    if not config.resume:
-      store.clear()
+  with contextlib.ExitStack() as stack:
+    stop = stack.enter_context(cli_lib.Stop())
+    if not pods.is_first():
+      if not pods.every(True):
+        raise errors.UserError('process 0 could not open the run; see its line')
+      _measure(config, resources, store, stop)
+      return None
+    print(
+      f'{loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads'
+      + (f' ({resources.embedded})' if resources.embedded else '')
+      + f'\n{source.name}/{source.split}: {_records(config, source)} -> {out}',
+      flush=True,
+    )
+    try:
+      folder = stack.enter_context(
+        runs.open_run(
+          out,
+          identity,
+          {'flags': dataclasses.asdict(config), **resources.describe()},
+          config.resume,
+          store.clear,
+        )
+      )
+    except errors.UserError:
+      pods.every(False)
+      raise
+    pods.every(True)
+    if store.missing():
+      for name in RESULTS:  # of an earlier, smaller or failed run
+        (out / name).unlink(missing_ok=True)
     _measure(config, resources, store, stop)
     return _finish(config, folder, store, source, resources)
 
@@ -262,10 +310,16 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
   from corejax import regions
   from corejax.experiments import figures
 
-  rejected = [r for i in range(store.n_parts) for r in store.read(i).rejected]
+  missing = set(store.missing())
+  parts = [store.read(i) for i in range(store.n_parts) if i not in missing]
+  rejected = [r for part in parts for r in part.rejected]
   folder.write_lines('rejected.jsonl', rejected)
-  _check_rejected(config, rejected, len(source))
-  scores, rows, _ = store.load(config.query if config.profiles else None)
+  measured = len(rejected) + sum(len(part.rows) for part in parts)
+  _check_rejected(config, rejected, measured, len(source))
+  scores, rows, _ = store.load()
+  seen = sorted(row['index'] for row in [*rows, *rejected])
+  if seen != list(range(len(source))):
+    raise AssertionError(f'{out_folder(config)}: records lost or doubled')
   folder.write_lines('examples.jsonl', rows)
   ranking = ranking_lib.rank(
     scores,

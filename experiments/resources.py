@@ -70,6 +70,10 @@ def make_mesh(text: str) -> jax.sharding.Mesh | None:
       f'--mesh={text}: needs {np.prod(shape)} devices, there are '
       f'{len(devices)} ({devices[0].platform})'
     )
+  if jax.process_count() > 1 and int(np.prod(shape)) < len(devices):
+    raise errors.UserError(
+      f'--mesh={text}: several processes must use all {len(devices)} devices'
+    )
   return jax.make_mesh(
     shape,
     _AXES,
@@ -83,7 +87,7 @@ class Resources:
   """What a run works on.
 
   Attributes:
-    loaded: the model.
+    loaded: the model, with its processor.
     source: the data.
     attend: the attention to hand to the model.
     mesh: None on one device.
@@ -144,6 +148,18 @@ def embedded_folder() -> pathlib.Path:
   if not (folder / 'config.json').exists():
     planted.write(folder, seed=0)
   return folder
+
+
+def load_processor(config: config_lib.Shared) -> registry.Processor:
+  """The processor alone: what a model is shown, without its weights.
+
+  Raises:
+    UserError: see `load`.
+  """
+  quiet()
+  return registry.get(config.model).load_processor(
+    config.checkpoint or embedded_folder(), image_policy=config.image_policy
+  )
 
 
 def load(config: config_lib.Shared) -> Resources:

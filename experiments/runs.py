@@ -1,9 +1,10 @@
 """The run folder: its lock, its identity, its record, its progress line."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import datetime
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -69,12 +70,34 @@ def versions() -> dict[str, str]:
   return found
 
 
+def folder_path(text: str) -> pathlib.Path:
+  """--out as a path.
+
+  Raises:
+    UserError: it is a URL: a run is locked and renamed into place, which object
+      stores cannot do.
+  """
+  if '://' in text:
+    raise errors.UserError(
+      f'--out={text}: a run needs a file system; mount the bucket (gcsfuse, '
+      's3fs) and give its path'
+    )
+  return pathlib.Path(text)
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+  """12 hex digits of an identity; what a run's parts are marked with."""
+  text = json.dumps(identity, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 @contextlib.contextmanager
 def open_run(
-  path: str | os.PathLike,
+  path: pathlib.Path,
   identity: Mapping[str, Any],
   record: Mapping[str, Any],
   resume: bool,
+  clear: Callable[[], None] = lambda: None,
 ) -> Iterator[RunFolder]:
   """Locks a run folder and checks that what it holds is this run.
 
@@ -84,6 +107,7 @@ def open_run(
       folder that holds another identity is refused.
     record: what else run.json should say (device, mesh, versions, ...).
     resume: False forgets what the folder holds.
+    clear: removes it, behind the lock and before run.json says otherwise.
 
   Yields:
     The open RunFolder; run.json says 'running' meanwhile.
@@ -92,7 +116,6 @@ def open_run(
     UserError: the folder cannot be made, is held by another run, or holds a
       run that differs (the message names what differs).
   """
-  path = pathlib.Path(path)
   try:
     path.mkdir(parents=True, exist_ok=True)
     lock = open(path / '.lock', 'a+')
@@ -117,9 +140,14 @@ def open_run(
     lock.flush()
     identity = json.loads(json.dumps(identity))
     known = path / 'run.json'
-    if known.exists() and resume:
+    started = _now()
+    if not resume:
+      known.unlink(missing_ok=True)
+      clear()
+    elif known.exists():
       try:
-        before = json.loads(known.read_text())['identity']
+        told = json.loads(known.read_text())
+        before, started = dict(told['identity']), told['started']
       except (ValueError, KeyError, TypeError) as e:
         raise errors.UserError(
           f'{known}: unreadable ({e}); --noresume starts this folder over'
@@ -136,7 +164,7 @@ def open_run(
         )
     folder = RunFolder(
       path,
-      {'identity': identity, 'versions': versions(), 'started': _now()}
+      {'identity': identity, 'versions': versions(), 'started': started}
       | dict(record),
     )
     folder.save_record('running')

@@ -247,7 +247,13 @@ class Attention(nnx.Module):
       writing = None if control is None else control.output
       out_BTNH = control_lib.apply_output(result.out_BTNH, writing)
       out_BTD = layers.project(self.o, out_BTNH, 'BTNH,DNH->BTD')
-    return out_BTD, result.measured
+    measured = result.measured
+    if measured is not None and probe is not None:
+      measured = dataclasses.replace(
+        measured,
+        written_BQN=probe_lib.written(probe, out_BTNH, self.o.weight[...]),
+      )
+    return out_BTD, measured
 
 
 class Mlp(nnx.Module):

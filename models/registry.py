@@ -123,12 +123,14 @@ class Family:
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
+    load_processor: (folder, *, image_policy) -> Processor, without weights.
   """
 
   key: str
   backbones: tuple[str, ...]
   towers: tuple[str, ...]
   load: Any
+  load_processor: Any
 
 
 def keys() -> tuple[str, ...]:

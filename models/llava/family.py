@@ -59,9 +59,19 @@ def load(
   )
 
 
+def load_processor(
+  folder: Any, *, image_policy: str = 'checkpoint'
+) -> processing.LlavaProcessor:
+  """The processor of a checkpoint, without its weights; see `load`."""
+  path = checkpoint.resolve(folder)
+  config = config_lib.read(path)
+  return processing.load(path, config, image_policy=image_policy)
+
+
 FAMILY = registry.Family(
   key=KEY,
   backbones=('llama', 'mistral', 'qwen2', 'qwen3'),
   towers=('clip', 'siglip'),
   load=load,
+  load_processor=load_processor,
 )

@@ -307,3 +307,23 @@ def test_measured_leaves_a_scan_stacked():
   assert stacked.profile_BNI.shape == (3, _B, 4, 2)
   one = _measure(q * 2.0, k, masks.AttnMask(), None, probe)
   np.testing.assert_allclose(stacked.mass_BQNR[2], one.mass_BQNR, atol=1e-6)
+
+
+def test_written_is_the_mean_norm_over_the_sets_rows():
+  rng = np.random.default_rng(3)
+  out_BTNH = rng.normal(size=(2, 7, 3, 4)).astype(np.float32)
+  weight_DNH = rng.normal(size=(5, 3, 4)).astype(np.float32)
+  rows_BP = np.array([[1, 2, 6, 6], [0, -1, 5, -1]], np.int32)
+  set_PQ = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+  probe = probe_lib.Probe(rows_BP, set_PQ, np.zeros((2, 7), np.int8))
+  got_BQN = probe_lib.written(probe, out_BTNH, weight_DNH)
+  for b in range(2):
+    for q in range(3):
+      rows = [r for p, r in enumerate(rows_BP[b]) if r >= 0 and set_PQ[p, q]]
+      for n in range(3):
+        norms = [
+          np.linalg.norm(np.float64(weight_DNH[:, n]) @ out_BTNH[b, r, n])
+          for r in rows
+        ]
+        expected = np.mean(norms) if norms else 0.0
+        np.testing.assert_allclose(got_BQN[b, q, n], expected, rtol=1e-5)

@@ -11,7 +11,7 @@ from corejax import store as store_lib
 SHAPE = (2, 3, 3, 9)
 
 
-def part(n, start=0, profiles=True, baseline=False, rejected=()):
+def part(n, start=0, profiles='last', baseline=False, rejected=()):
   rng = np.random.default_rng(start)
   return store_lib.Part(
     rows=[
@@ -20,6 +20,7 @@ def part(n, start=0, profiles=True, baseline=False, rejected=()):
         'id': f'x/test/{start + i}',
         'cluster': 'c',
         'task': 't',
+        'media': 'm',
         'layout': 'l',
         'correct': bool(i % 2),
         'logprob': -0.5 * i,
@@ -36,11 +37,13 @@ def part(n, start=0, profiles=True, baseline=False, rejected=()):
       if profiles
       else None
     ),
+    profile_set=profiles,
     baseline_ELNQR=rng.random((n, *SHAPE), np.float32) if baseline else None,
+    written_ELNQ=rng.random((n, *SHAPE[:-1]), np.float32),
   )
 
 
-@pytest.mark.parametrize('profiles', [True, False])
+@pytest.mark.parametrize('profiles', ['last', None])
 @pytest.mark.parametrize('baseline', [True, False])
 def test_round_trip(tmp_path, profiles, baseline):
   store = store_lib.ScoreStore(tmp_path / 'scores', 1)
@@ -56,6 +59,9 @@ def test_round_trip(tmp_path, profiles, baseline):
       np.testing.assert_array_equal(x, y)
       assert x.dtype == y.dtype
   assert (read.baseline_ELNQR is None) == (not baseline)
+  assert read.profile_set == profiles
+  assert read.gradient_ELN is None
+  np.testing.assert_array_equal(read.written_ELNQ, written.written_ELNQ)
 
 
 def test_missing_then_load_in_order(tmp_path):
@@ -66,7 +72,7 @@ def test_missing_then_load_in_order(tmp_path):
   assert store.missing() == [1]
   store.write(1, part(0, start=2, rejected=[bad]))
   assert store.missing() == []
-  scores, rows, rejected = store.load('last')
+  scores, rows, rejected = store.load()
   assert scores.ids == ['x/test/0', 'x/test/1', 'x/test/5']
   assert [r['id'] for r in rows] == list(scores.ids)
   assert rejected == [bad]
@@ -80,7 +86,7 @@ def test_nothing_usable_is_an_error_that_says_why(tmp_path):
     0, part(0, rejected=[{'index': 0, 'id': 'a', 'reason': 'bad box'}])
   )
   with pytest.raises(errors.UserError, match='none of 1 examples .*bad box'):
-    store.load(None)
+    store.load()
 
 
 @pytest.mark.parametrize('cut', [0, 10, 200, -1])
@@ -105,3 +111,19 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     store_lib.write_atomic(target, b'new')
   assert target.read_bytes() == b'old'
   assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
+
+
+@pytest.mark.parametrize('other', ['question', None])
+def test_profiles_of_another_set_are_left_out(tmp_path, other):
+  store = store_lib.ScoreStore(tmp_path, 2)
+  store.write(0, part(2))
+  store.write(1, part(2, start=2, profiles=other))
+  scores, _, _ = store.load()
+  assert scores.profiles is None and scores.profile_set is None
+  assert len(scores) == 4
+
+
+def test_a_part_of_another_run_is_refused(tmp_path):
+  store_lib.ScoreStore(tmp_path, 1, 'aaa').write(0, part(1))
+  with pytest.raises(errors.UserError, match='another run .aaa, this is bbb'):
+    store_lib.ScoreStore(tmp_path, 1, 'bbb').read(0)

@@ -7,13 +7,18 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from corejax import attention
+from corejax import control
 from corejax import errors
 from corejax import regions
 from corejax.experiments import cli
 from corejax.experiments import rank
+from corejax.experiments import resources as resources_lib
 from corejax.models.organisms import planted
 from helpers import tree
 
@@ -29,6 +34,19 @@ SMALL = dict(limit=24, bootstrap=200, permutations=200)
 def read_csv(path):
   with open(path) as f:
     return list(csv.DictReader(f))
+
+
+def same_ranking(a, b):
+  """The same heads, in the same order but for ties within 1e-6."""
+  one, two = read_csv(a / 'heads.csv'), read_csv(b / 'heads.csv')
+  by_head = {(r['layer'], r['head']): r for r in two}
+  for row, in_place in zip(one, two, strict=True):
+    other = by_head[row['layer'], row['head']]
+    assert row['selected'] == other['selected']
+    for name in ('ram', 'lift', 'q_value'):
+      assert float(row[name]) == pytest.approx(float(other[name]), abs=1e-4)
+    assert float(row['ram']) == pytest.approx(float(other['ram']), abs=1e-6)
+    assert float(row['ram']) == pytest.approx(float(in_place['ram']), abs=1e-6)
 
 
 @pytest.fixture(scope='module')
@@ -190,17 +208,19 @@ def test_too_many_rejected_fail_the_run_but_keep_it(tmp_path, monkeypatch):
 
   original = measure.prepare
 
-  def sometimes(resources, index, calibrate):
+  def sometimes(source, processor, index, calibrate):
     if index % 4 == 1:
       raise errors.Rejected(errors.Reason.BAD_MEDIA, f'record {index}')
-    return original(resources, index, calibrate)
+    return original(source, processor, index, calibrate)
 
   monkeypatch.setattr(measure, 'prepare', sometimes)
   config = rank.Config(out=str(tmp_path), **SMALL)
-  with pytest.raises(errors.UserError, match='6 of 24 .*--max_bad=0.01'):
+  # Told as soon as it is certain: after the first of three batches.
+  with pytest.raises(errors.UserError, match='2 of 8 .*--max_bad=0.01'):
     rank.run(config)
   lines = (tmp_path / 'rejected.jsonl').read_text().splitlines()
-  assert [json.loads(l)['index'] for l in lines] == [1, 5, 9, 13, 17, 21]
+  assert [json.loads(l)['index'] for l in lines] == [1, 5]
+  assert len(list((tmp_path / 'scores').iterdir())) == 1
   result = rank.run(rank.Config(out=str(tmp_path), max_bad=0.3, **SMALL))
   assert len(result.scores) == 18 and len(result.rejected) == 6
 
@@ -228,13 +248,7 @@ def test_mesh_of_four_equals_one_device(result, tmp_path):
     np.testing.assert_allclose(
       f['mass'], result.scores.mass_ELNQR, rtol=0, atol=1e-6
     )
-  one = read_csv(result.out / 'heads.csv')
-  four = read_csv(tmp_path / 'heads.csv')
-  ram = {(r['layer'], r['head']): float(r['ram']) for r in one}
-  for row in four:
-    assert float(row['ram']) == pytest.approx(
-      ram[row['layer'], row['head']], abs=1e-6
-    )
+  same_ranking(tmp_path, result.out)
 
 
 def test_two_processes_equal_one(result, tmp_path):
@@ -273,3 +287,83 @@ def test_two_processes_equal_one(result, tmp_path):
     np.testing.assert_allclose(
       f['mass'], result.scores.mass_ELNQR, rtol=0, atol=1e-6
     )
+  same_ranking(tmp_path, result.out)
+
+
+def test_another_query_reuses_the_masses_and_says_there_is_no_null(
+  result, capsys
+):
+  parts = sorted((result.out / 'scores').iterdir())
+  before = [p.stat().st_mtime_ns for p in parts]
+  again = rank.run(rank.Config(out=str(result.out), query='last', **SMALL))
+  assert [p.stat().st_mtime_ns for p in parts] == before
+  assert '--noresume' in capsys.readouterr().out
+  mass = result.scores.mass_ELNQR[:, :, :, 1, regions.EVIDENCE]
+  np.testing.assert_allclose(again.ranking.grid('ram').max(), 0.5, atol=0.01)
+  np.testing.assert_allclose(
+    again.ranking.grid('ram'), mass.mean(0), atol=1e-6
+  )  # clusters are of one size here
+  assert np.isnan(again.ranking.grid('q_value')).all()
+  rank.run(rank.Config(out=str(result.out), **SMALL))
+
+
+def test_parts_without_their_run_json_are_not_taken_for_another_run(
+  tmp_path, capsys
+):
+  out = f'--out={tmp_path}'
+  flags = ['--limit=8', '--bootstrap=0', '--permutations=0']
+  assert rank.cli(['rank', out, *flags]) == 0
+  (tmp_path / 'run.json').unlink()
+  assert rank.cli(['rank', out, '--seed=7', *flags]) == cli.EX_USER
+  assert 'part of another run' in capsys.readouterr().err
+  assert rank.cli(['rank', out, '--seed=7', '--noresume', *flags]) == 0
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert (record['state'], record['identity']['seed']) == ('done', 7)
+
+
+def test_a_url_is_refused_as_out(capsys):
+  assert rank.cli(['rank', '--out=gs://b/x', '--limit=8']) == cli.EX_USER
+  assert 'mount the bucket' in capsys.readouterr().err
+
+
+def test_trace(tmp_path):
+  rank.run(rank.Config(out=str(tmp_path), trace_steps=1, **SMALL))
+  assert any((tmp_path / 'trace').rglob('*.xplane.pb'))
+
+
+def test_gate_gradients_against_a_finite_difference(tmp_path):
+  result = rank.run(
+    rank.Config(
+      out=str(tmp_path),
+      gradients=True,
+      limit=4,
+      batch_size=3,
+      bootstrap=0,
+      permutations=0,
+    )
+  )
+  resources = resources_lib.load(rank.Config(limit=4))
+  intact = control.HeadControl.intact(4, 8)
+  for index in (0, 3):
+    example = resources.source[index]
+    encoded = resources.loaded.processor.encode(example)
+    inputs = resources.loaded.processor.collate([encoded], 64, 1)
+
+    @jax.jit
+    def logprob(gate_LN, inputs=inputs, encoded=encoded):
+      out = resources.loaded.forward(
+        resources.loaded.model,
+        inputs,
+        attend=attention.reference,
+        control=intact.with_gate(gate_LN),
+        logit_rows_BP=jnp.array([[encoded.prompt_len - 1]]),
+      )
+      logp_V = jax.nn.log_softmax(out.logits_BPV[0, 0])
+      return logp_V[encoded.answer_A[0]]
+
+    ones_LN = jnp.ones((4, 8))
+    expected_LN = jax.grad(logprob)(ones_LN)
+    np.testing.assert_allclose(
+      result.scores.gradient_ELN[index], expected_LN, rtol=1e-3, atol=1e-5
+    )
+  assert 'gate_gradient' in read_csv(tmp_path / 'heads.csv')[0]
