@@ -13,12 +13,12 @@ import pathlib
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors.torch
-import torch
 import transformers
 
 from corejax import inputs as inputs_lib
 from corejax import masks
+from helpers.torch_only import safetensors_torch
+from helpers.torch_only import torch
 
 IMAGE_TOKEN = 60
 _TEXT = {
@@ -140,11 +140,11 @@ def save(
   for path in sorted(folder.glob('*.safetensors')):
     tensors = {
       _respell(name, layout): tensor.to(dtype)
-      for name, tensor in safetensors.torch.load_file(path).items()
+      for name, tensor in safetensors_torch.load_file(path).items()
     }
     tensors |= extra or {}
     extra = None
-    safetensors.torch.save_file(tensors, path, metadata={'format': 'pt'})
+    safetensors_torch.save_file(tensors, path, metadata={'format': 'pt'})
   index = folder / 'model.safetensors.index.json'
   if index.exists():
     content = json.loads(index.read_text())

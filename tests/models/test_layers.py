@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import transformers.activations
+import transformers
 from transformers.models.llama import modeling_llama
 
 from corejax import errors
 from corejax.models import layers
+from helpers.torch_only import torch
 
 
 def _norm_inputs(dtype: str):

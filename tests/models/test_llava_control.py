@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from corejax import control as control_lib
 from corejax import heads as heads_lib
@@ -16,6 +15,7 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
+from helpers.torch_only import torch
 
 _LAYERS, _HEADS = 3, 5
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
-import torch
 import transformers
 
 from corejax import errors
@@ -18,6 +17,7 @@ from corejax.models import checkpoint
 from corejax.models import registry
 from helpers import hf_llava
 from helpers import tiny_tokenizer
+from helpers.torch_only import torch
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from corejax import attention
 from corejax import probe as probe_lib
@@ -27,6 +26,7 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
+from helpers.torch_only import torch
 
 IMAGE = hf_llava.IMAGE
 _TWO = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7]]

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 import transformers
 from transformers.models.llama import modeling_llama
 
 from corejax import errors
 from corejax.models import rope
+from helpers.torch_only import torch
 
 _KINDS = {
   'default': {},

@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.torch
-import torch
 import transformers
 
 from corejax import errors
@@ -20,6 +18,8 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
+from helpers.torch_only import safetensors_torch
+from helpers.torch_only import torch
 
 _F32 = jnp.dtype('float32')
 
@@ -210,9 +210,9 @@ def edit(tmp_path):
   path = tmp_path / tensors.SINGLE
 
   def apply(change, dtype=_F32):
-    content = dict(safetensors.torch.load_file(path))
+    content = dict(safetensors_torch.load_file(path))
     change(content)
-    safetensors.torch.save_file(content, path)
+    safetensors_torch.save_file(content, path)
     return _load(tmp_path, dtype)
 
   return apply
