@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from corejax import control as control_lib
+from corejax import describe
 from corejax import masks
 from corejax import probe as probe_lib
 
@@ -31,6 +32,8 @@ class AttendOut:
 
   out_BTNH: jax.Array
   measured: probe_lib.Measured | None = None
+
+  __repr__ = describe.fields
 
 
 Attend = Callable[..., AttendOut]

@@ -12,6 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from corejax import describe
 from corejax import heads as heads_lib
 from corejax import masks
 
@@ -38,6 +39,8 @@ class AttendControl:
   blocked_BNR: jax.Array | None = None
   region_BS: jax.Array | None = None
 
+  __repr__ = describe.fields
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,8 @@ class OutputControl:
   replacement_BTNH: jax.Array | None = None
   rows_BT: jax.Array | None = None
 
+  __repr__ = describe.fields
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,8 @@ class HeadControl:
 
   attend: AttendControl
   output: OutputControl
+
+  __repr__ = describe.fields
 
   @classmethod
   def intact(cls, n_layers: int, n_heads: int) -> 'HeadControl':

@@ -10,6 +10,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from corejax import describe
 from corejax import errors
 from corejax import inputs as inputs_lib
 from corejax import probe as probe_lib
@@ -34,6 +35,8 @@ class Annotated:
   region_T: np.ndarray
   rows: dict[str, np.ndarray]
   visual_I: np.ndarray
+
+  __repr__ = describe.fields
 
   @property
   def chance(self) -> float:

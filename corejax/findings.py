@@ -9,15 +9,19 @@ from typing import Any
 
 import numpy as np
 
+from corejax import competing as competing_lib
+from corejax import describe
 from corejax import heads as heads_lib
 from corejax import nulls
 from corejax import ram as ram_lib
+from corejax.stats import accuracy
 from corejax.stats import bootstrap
 from corejax.stats import multiple
 from corejax.stats import reliability
 from corejax.stats import sparsity as sparsity_lib
 
 Q = 0.01  # SCIENCE: a head is over the null at q < .01
+ALL_TASKS = ''  # where answers are not told apart by task
 _TOP = 10
 
 
@@ -43,6 +47,8 @@ class Findings:
 
   options: what is called the score.
   selection: the rule, as written.
+  n_asked: heads that the rule asks for; None where the q values decide. Fewer
+    are taken where fewer have a finite score.
   n_examples, n_clusters: that took part.
   dropped: reason -> examples that did not.
   chance: cluster-mean |evidence| / |visual tokens|.
@@ -54,10 +60,13 @@ class Findings:
   split_half: reliability of the score.
   sample_size: n examples -> overlap of the top set with the full ranking's.
   query_sets: query set -> what ranking by its rows gives.
+  competing: name -> agreement with the measured ones of competing.NAMES.
+  answers: task (or ALL_TASKS) -> right teacher-forced answers.
   """
 
   options: ram_lib.Options
   selection: str
+  n_asked: int | None
   n_examples: int
   n_clusters: int
   dropped: Mapping[str, int]
@@ -69,6 +78,10 @@ class Findings:
   split_half: reliability.SplitHalf
   sample_size: Mapping[int, float]
   query_sets: Mapping[str, QuerySet]
+  competing: Mapping[str, competing_lib.Agreement]
+  answers: Mapping[str, accuracy.Estimate]
+
+  __repr__ = describe.fields
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able; nan becomes None. Arrays per head are in heads.csv."""
@@ -110,9 +123,11 @@ def summary(
   lines = []
   if findings is not None:
     lines += _setting(findings)
+    lines.append(_answers(findings))
     lines += _null(columns, findings.tests)
     lines += _structure(findings)
     lines += _query_sets(findings)
+    lines += _competing(findings)
   lines += _selected(columns, findings)
   return lines + _top(columns)
 
@@ -150,15 +165,29 @@ def _setting(findings: Findings) -> list[str]:
   return lines
 
 
+def _answers(findings: Findings) -> str:
+  parts = []
+  for task, right in findings.answers.items():
+    interval = (
+      f'[{right.low:.3f}, {right.high:.3f}]'
+      if math.isfinite(right.low)
+      else '(no interval, there is one cluster)'
+    )
+    named = '' if task == ALL_TASKS else f'{task} '
+    parts.append(f'{named}{right.value:.3f} {interval} of {right.n}')
+  return 'teacher-forced answers right: ' + '; '.join(parts)
+
+
 def _null(columns, tests: nulls.Tests) -> list[str]:
   total = len(columns['rank'])
   if tests.untested:
     return [f'over the null: not tested, {tests.untested}']
   over = int((columns['q_value'] < Q).sum())
   where = (
-    f'evidence of another question, {tests.n_permutations} permutations: '
-    f'{tests.n_cluster} examples exchanged within their cluster, '
-    f'{tests.n_layout} with the same layout, {tests.n_fixed} had no partner'
+    f'{tests.statistic}, against evidence of another question, '
+    f'{tests.n_permutations} permutations: {tests.n_media} examples exchanged '
+    f'on the same media, {tests.n_layout} on others of the same layout, '
+    f'{tests.n_fixed} had no partner'
   )
   lines = []
   if over:
@@ -218,6 +247,20 @@ def _query_sets(findings: Findings) -> list[str]:
   return ['rows (best head, overlap of the top set): ' + '; '.join(parts)]
 
 
+def _competing(findings: Findings) -> list[str]:
+  parts = [
+    f'{name} {found.spearman:.3f}, {found.overlap:.2f}'
+    for name, found in findings.competing.items()
+  ]
+  if not parts:
+    return []
+  score = 'RAM' if findings.options.plain else 'the score'
+  return [
+    f'competing rankings (Spearman with {score}, overlap of the top set): '
+    + '; '.join(parts)
+  ]
+
+
 def _selected(columns, findings) -> list[str]:
   chosen = columns.get('selected', np.zeros(len(columns['rank']))) == 1
   heads = [
@@ -227,6 +270,12 @@ def _selected(columns, findings) -> list[str]:
   shown = ', '.join(heads[:_TOP]) + (', ...' if len(heads) > _TOP else '')
   rule = f' by {findings.selection}' if findings is not None else ''
   lines = [f'selected{rule}: {_heads(len(heads))}' + (shown and f': {shown}')]
+  asked = None if findings is None else findings.n_asked
+  if asked is not None and len(heads) < asked:
+    lines.append(
+      f'selected fewer than the {_heads(asked)} asked for: only a head with a '
+      'finite score is taken'
+    )
   if findings is not None and findings.tied:
     lines.append(
       f'tie at the cut: {findings.tied} score like a selected head; '

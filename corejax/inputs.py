@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from corejax import describe
 from corejax import layout as layout_lib
 from corejax import masks
 from corejax import probe as probe_lib
@@ -47,6 +48,8 @@ class Encoded:
   answer_A: np.ndarray
   text: str = ''
 
+  __repr__ = describe.fields
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Inputs:
   vision: dict[str, jax.Array]
   feature_BT: jax.Array
 
+  __repr__ = describe.fields
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -82,3 +87,5 @@ class Output:
 
   logits_BPV: jax.Array
   measured: probe_lib.Measured | None = None
+
+  __repr__ = describe.fields

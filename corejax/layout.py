@@ -15,6 +15,7 @@ import dataclasses
 
 import numpy as np
 
+from corejax import describe
 from corejax import errors
 from corejax.data import example as example_lib
 
@@ -36,6 +37,8 @@ class VisualLayout:
   cell_IW: np.ndarray
   size_M2: np.ndarray
   base_I: np.ndarray
+
+  __repr__ = describe.fields
 
   def __len__(self) -> int:
     return len(self.media_I)

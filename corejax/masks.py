@@ -17,6 +17,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from corejax import describe
+
 DENSE = 2**30  # a window that never ends; i - j stays far from int32's end
 
 
@@ -46,6 +48,8 @@ class AttnMask:
   kv_segment_BS: jax.Array | None = None
   window: jax.Array | None = None
   causal: bool = dataclasses.field(default=True, metadata=dict(static=True))
+
+  __repr__ = describe.fields
 
 
 def row_positions(mask: AttnMask, batch: int, length: int) -> jax.Array:

@@ -1,16 +1,27 @@
 """The two permutation nulls of a ranking, from kept profiles and covers.
 
-What is permuted is the score's numerator, since that alone depends on where
-the evidence is: mass on the evidence (mass, share, lift), that minus the even
-share of the visual mass (excess), or mass per evidence token (contrast; what
-is subtracted for the distractor and for the content-free question stays the
-same in every permutation and drops out).
+What is permuted is the score, as far as it depends on where the evidence is:
+
+    mass, share   mass on the evidence (the visual mass of share stays)
+    lift          the ratio, as |Ev| in its denominator moves too
+    excess        mass on the evidence minus the even share
+    contrast      mass per evidence token; what is subtracted for the distractor
+                  and the denominator of lift stay as they are
+
+So a small q of a contrasted score says that the head reads its own evidence
+more than that of another question, not that it reads it more than the
+distractor: the interval of the score tells that. The expectation under the
+null (`expected_LN`) is always of the numerator.
+
+A calibrated score is not tested: the content-free question's masses are kept,
+its profiles are not, and so what it reads of another evidence is unknown.
 """
 
 import dataclasses
 
 import numpy as np
 
+from corejax import describe
 from corejax import ram as ram_lib
 from corejax import regions
 from corejax import scores as scores_lib
@@ -28,13 +39,14 @@ class Tests:
 
   Attributes:
     p_LN, q_LN: primary null: evidence of another question.
-    expected_LN: mean of the statistic under it.
+    expected_LN: mean of the score's numerator under it.
     p_shift_LN, q_shift_LN: secondary null: evidence shifted.
     n_permutations: made for each null.
-    n_cluster, n_layout, n_fixed: examples that exchanged evidence within their
-      cluster, with another cluster's of the same layout, with nobody.
+    n_media, n_layout, n_fixed: examples that exchanged evidence on the same
+      media, on other media of the same layout, with nobody.
     n_shift_fixed: examples without another place.
-    untested: why there is no primary test; '' if there is.
+    statistic: what was permuted, in words.
+    untested: why there is no primary test, and how to get one; '' if there is.
     untested_shift: why there is no secondary test; '' if there is.
   """
 
@@ -44,12 +56,15 @@ class Tests:
   p_shift_LN: np.ndarray
   q_shift_LN: np.ndarray
   n_permutations: int
-  n_cluster: int
+  n_media: int
   n_layout: int
   n_fixed: int
   n_shift_fixed: int
+  statistic: str
   untested: str
   untested_shift: str
+
+  __repr__ = describe.fields
 
 
 def test(
@@ -70,7 +85,7 @@ def test(
     ValueError: profiles and evidence that do not belong to the masses.
   """
   shape = scores.n_layers, scores.n_heads
-  untested = _unavailable(scores, ram.options.query, n_permutations)
+  untested = unavailable(scores, ram.options, n_permutations)
   primary = secondary = None
   groups = permutation.Groups((), 0, 0, 0)
   untested_shift = untested
@@ -84,19 +99,23 @@ def test(
     weights_E = estimand_lib.group_weights(ram.cluster_E)
     covers = [_cover(e[None], ram.options)[0] for e in evidence]
     groups = permutation.groups(
-      ram.cluster_E.tolist(), [scores.layouts[e] for e in used], seed
+      [scores.media[e] for e in used], [scores.layouts[e] for e in used], seed
     )
+    slope_X = _slope(ram)
     primary = permutation.exchange(
-      profiles, covers, weights_E, groups, n_permutations, seed
+      profiles, covers, weights_E, groups, n_permutations, seed, slope_X
     )
     if primary is None:
-      untested = 'no two examples share a cluster and layout, or a layout'
+      untested = (
+        'no two examples have the same media or layout; take data with several '
+        'questions on a picture, or more examples'
+      )
     shifted = [
       _cover(np.asarray(scores.shifted[e], bool), ram.options) for e in used
     ]
     n_shift_fixed = sum(not len(s) for s in shifted)
     secondary = permutation.shift(
-      profiles, covers, shifted, weights_E, n_permutations, seed
+      profiles, covers, shifted, weights_E, n_permutations, seed, slope_X
     )
     if secondary is None:
       untested_shift = 'no example has shifted evidence'
@@ -117,26 +136,51 @@ def test(
     p_shift_LN=grid(secondary, 'p_X'),
     q_shift_LN=q(secondary),
     n_permutations=n_permutations,
-    n_cluster=groups.n_cluster,
+    n_media=groups.n_media,
     n_layout=groups.n_layout,
     n_fixed=groups.n_fixed,
     n_shift_fixed=n_shift_fixed,
+    statistic=_statistic(ram.options),
     untested=untested,
     untested_shift=untested_shift,
   )
 
 
-def _unavailable(scores, query, n_permutations) -> str:
+def unavailable(
+  scores: scores_lib.Scores, options: ram_lib.Options, n_permutations: int
+) -> str:
+  """Why the score cannot be tested, and how to mend it; '' if it can."""
+  if options.calibrate:
+    return (
+      'a calibrated score has no null, as no profiles of the content-free '
+      'question are kept; rank without --calibrate to test'
+    )
   if n_permutations == 0:
-    return 'no permutations were asked for'
+    return 'no permutations were asked for; give --permutations=5000'
   if scores.profiles is None:
-    return 'no profiles were kept'
-  if scores.profile_set != query:
+    return 'no profiles were kept; measure again with --profiles --noresume'
+  if scores.profile_set != options.query:
     return (
       f'profiles were kept for the query set {scores.profile_set}, not for '
-      f'{query}'
+      f'{options.query}; measure again with --query={options.query} --noresume'
     )
   return ''
+
+
+def _statistic(options: ram_lib.Options) -> str:
+  if options.contrast:
+    return 'mass per evidence token, distractor held'
+  named = {'lift': 'lift', 'excess': 'excess over an even look'}
+  return named.get(options.norm, 'mass on the evidence')
+
+
+def _slope(ram: ram_lib.Ram) -> np.ndarray | None:
+  if ram.options.norm != 'lift' or ram.options.contrast:
+    return None
+  # A head that reads no visual token ties with itself at any slope.
+  return np.nan_to_num(
+    ram.by_norm['lift'].ravel(), nan=0.0, posinf=0.0, neginf=0.0
+  )
 
 
 def _check(scores, ram, profiles, evidence) -> None:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from corejax import control as control_lib
+from corejax import describe
 from corejax import masks
 from corejax import regions
 
@@ -50,6 +51,8 @@ class Probe:
   )
   weights: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
+  __repr__ = describe.fields
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Measured:
   profile_BNI: jax.Array | None = None
   weights_BNTS: jax.Array | None = None
   written_BQN: jax.Array | None = None
+
+  __repr__ = describe.fields
 
 
 def row_shares(probe: Probe) -> jax.Array:

@@ -29,6 +29,7 @@ import dataclasses
 
 import numpy as np
 
+from corejax import describe
 from corejax import errors
 from corejax import regions
 from corejax import scores as scores_lib
@@ -115,6 +116,8 @@ class Ram:
   by_norm: Mapping[str, np.ndarray]
   score: estimand_lib.Estimand
   mass: estimand_lib.Estimand
+
+  __repr__ = describe.fields
 
   @property
   def chance(self) -> float:

@@ -16,10 +16,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 import dataclasses
 import os
+from typing import Any
 
 from etils import epath
 import numpy as np
 
+from corejax import competing
+from corejax import describe
 from corejax import errors
 from corejax import findings as findings_lib
 from corejax import heads as heads_lib
@@ -30,6 +33,7 @@ from corejax import scores as scores_lib
 from corejax import selection as selection_lib
 from corejax import store
 from corejax import table as table_lib
+from corejax.stats import accuracy
 from corejax.stats import bootstrap as bootstrap_lib
 from corejax.stats import reliability
 from corejax.stats import sparsity
@@ -37,6 +41,7 @@ from corejax.stats import sparsity
 NONFINITE = 'nonfinite_score'
 CONSTANT = 'no_spread'
 TIE = 'tie_at_cut'
+_MOST_TASKS = 6  # accuracies of more are too many to read
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +69,19 @@ class HeadRanking:
     return list(
       zip(self.columns['layer'].tolist(), self.columns['head'].tolist())
     )
+
+  def __repr__(self) -> str:
+    best = ', '.join(f'{layer}-{head}' for layer, head in self.heads[:5])
+    return (
+      f'HeadRanking({describe.count(self.n_layers, "layer")} x '
+      f'{describe.count(self.n_heads, "head")}; best first: {best}'
+      f'{", ..." if len(self) > 5 else ""}; RAM '
+      f'{self.columns["ram"][0]:.4f} to {self.columns["ram"][-1]:.4f})'
+    )
+
+  def _repr_html_(self) -> str:
+    """The first heads as a table, which is what a notebook shows."""
+    return table_lib.to_html(self.columns)
 
   @property
   def selected(self) -> heads_lib.HeadSet:
@@ -95,7 +113,9 @@ class HeadRanking:
     if isinstance(rule, str):
       rule = selection_lib.Selection.parse(rule)
     # By place, not by score: a file's order is what it says it is.
-    place_LN = -self.grid('rank').astype(np.float64)
+    place_LN = np.where(
+      np.isfinite(self.score_LN), -self.grid('rank').astype(np.float64), np.nan
+    )
     return heads_lib.HeadSet.from_mask(
       rule.mask(place_LN, self.grid('q_value'))
     )
@@ -113,6 +133,31 @@ class HeadRanking:
   def ram_LN(self) -> np.ndarray:
     """float64 [L, N], cluster-mean mass on the evidence."""
     return self.grid('ram')
+
+  def table(self) -> dict[str, np.ndarray]:
+    """The columns by name, best head first: `pandas.DataFrame(r.table())`."""
+    return {name: column.copy() for name, column in self.columns.items()}
+
+  def plot(self, ax: Any = None) -> Any:
+    """Draws the layer x head map of the score, the selection outlined.
+
+    Args:
+      ax: matplotlib axes; None makes a figure of its own.
+
+    Returns:
+      The axes.
+    """
+    from corejax import drawing  # matplotlib takes half a second to import
+
+    if ax is None:
+      ax = drawing.own_axes(self.n_layers, self.n_heads)
+    chosen_LN = np.zeros((self.n_layers, self.n_heads), bool)
+    if 'selected' in self.columns:
+      chosen_LN = self.grid('selected') == 1
+    norm = None if self.findings is None else self.findings.options.norm
+    label = 'RAM' if norm == 'mass' else f'RAM, {norm}' if norm else 'score'
+    drawing.head_map(ax, self.score_LN, chosen_LN, label)
+    return ax
 
   def summary(self) -> list[str]:
     """What was found, in lines of plain text."""
@@ -166,12 +211,14 @@ def rank(
     scores: of one pass over the data.
     query, norm, calibrate, contrast, correct_only: see ram.Options.
     bootstrap: resamples; 0 leaves intervals and inclusion nan.
-    permutations: of each null; 0 leaves p and q nan.
+    permutations: of each null; 0 leaves p and q nan. So does calibrate, and
+      profiles that are missing or of another query set.
     select: which heads are taken.
     seed: same seed, same numbers.
 
   Raises:
-    UserError: see ram.measure and selection.Selection.
+    UserError: see ram.measure and selection.Selection; select by q values
+      where there are none.
   """
   for name, value in (
     ('bootstrap', bootstrap),
@@ -184,21 +231,18 @@ def rank(
     select = selection_lib.Selection.parse(select)
   shape = scores.n_layers, scores.n_heads
   select.count(*shape)  # refuses too large a number before any work
-  ram = ram_lib.measure(
-    scores, ram_lib.Options(query, norm, calibrate, contrast, correct_only)
-  )
+  options = ram_lib.Options(query, norm, calibrate, contrast, correct_only)
+  _refuse(select, nulls.unavailable(scores, options, permutations))
+  ram = ram_lib.measure(scores, options)
   tests = nulls.test(scores, ram, permutations, seed)
-  if select.kind == 'fdr' and tests.untested:
-    raise errors.UserError(
-      f'selection {select}: there are no q values, {tests.untested}; measure '
-      'with profiles of this query set and with permutations'
-    )
+  _refuse(select, tests.untested)
   selected_LN = select.mask(ram.score_LN, tests.q_LN)
   by_cluster = ram.score.group(ram.cluster_E)
   intervals = _intervals(ram, by_cluster, bootstrap, seed)
   stable = _stable_rule(select, int(selected_LN.sum()))
-  top = int(stable.mask(ram.score_LN).sum())
+  top = max(1, int(stable.mask(ram.score_LN).sum()))
   tie_LN = _tie(ram.score_LN, selected_LN, select)
+  others = competing.measure(scores, ram)
 
   region = ram.region_LNR
   visual_LN = region[..., list(regions.VISUAL)].sum(-1)
@@ -244,6 +288,7 @@ def rank(
     n_clusters=np.full(shape, len(ram.cluster_names)),
     selected=selected_LN.astype(np.int64),
     flags=flags_LN.astype(str),
+    **others,
   )
   order_X = reliability.order(ram.score_LN.ravel())
   columns = {'rank': np.arange(1, len(order_X) + 1)}
@@ -256,6 +301,7 @@ def rank(
     findings_lib.Findings(
       options=ram.options,
       selection=str(select),
+      n_asked=select.count(*shape),
       n_examples=len(ram.used_E),
       n_clusters=len(ram.cluster_names),
       dropped=ram.dropped,
@@ -267,8 +313,35 @@ def rank(
       split_half=reliability.split_half(by_cluster, top, seed),
       sample_size=reliability.sample_size(ram.score, ram.cluster_E, top, seed),
       query_sets=_query_sets(scores, ram, stable),
+      competing=competing.compare(others, ram.score_LN, stable),
+      answers=_answers(scores),
     ),
   )
+
+
+def _refuse(select: selection_lib.Selection, untested: str) -> None:
+  if select.kind == 'fdr' and untested:
+    raise errors.UserError(
+      f'selection {select}: there are no q values: {untested}, or select by '
+      f'{selection_lib.DEFAULT}'
+    )
+
+
+def _answers(scores: scores_lib.Scores) -> dict[str, accuracy.Estimate]:
+  """Right answers of all measured examples, also those that are not ranked by;
+  by task, or under ALL_TASKS where they are one or too many."""
+  correct_E = np.asarray(scores.correct_E, bool)
+  clusters_E = np.asarray(scores.clusters, str)
+  tasks_E = np.asarray(scores.tasks, str)
+  tasks = np.unique(tasks_E)
+  if not 1 < len(tasks) <= _MOST_TASKS:
+    return {findings_lib.ALL_TASKS: accuracy.wilson(correct_E, clusters_E)}
+  return {
+    str(task): accuracy.wilson(
+      correct_E[tasks_E == task], clusters_E[tasks_E == task]
+    )
+    for task in tasks
+  }
 
 
 def _query_sets(scores, ram, rule) -> dict[str, findings_lib.QuerySet]:
@@ -282,7 +355,7 @@ def _query_sets(scores, ram, rule) -> dict[str, findings_lib.QuerySet]:
       best=heads_lib.HeadSet([divmod(best, scores.n_heads)]),
       score=float(other.score_LN.flat[best]),
       ram=float(other.ram_LN.flat[best]),
-      overlap=float((own_LN & other_LN).sum() / own_LN.sum()),
+      overlap=competing.overlap(own_LN, other_LN),
     )
   return result
 

@@ -9,6 +9,8 @@ import dataclasses
 
 import numpy as np
 
+from corejax import describe
+
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
@@ -68,3 +70,23 @@ class Scores:
 
   def __len__(self) -> int:
     return len(self.ids)
+
+  def __repr__(self) -> str:
+    tasks = describe.shorten(', '.join(sorted(set(self.tasks))))
+    kept = [
+      name
+      for name, value in (
+        (f'profiles of {self.profile_set}', self.profiles),
+        ('baseline', self.baseline_ELNQR),
+        ('written', self.written_ELNQ),
+        ('gradient', self.gradient_ELN),
+      )
+      if value is not None
+    ]
+    return (
+      f'Scores({describe.count(len(self), "example")} in '
+      f'{describe.count(len(set(self.clusters)), "cluster")}, '
+      f'{describe.count(self.n_layers, "layer")} x '
+      f'{describe.count(self.n_heads, "head")}; tasks {tasks}; kept: '
+      f'{", ".join(kept) or "masses alone"})'
+    )

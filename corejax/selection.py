@@ -5,8 +5,9 @@
     per_layer2           the best 2 of every layer
     fdr0.01              q_value < 0.01 under the primary null
 
-The order is that of the ranking: by score, equal scores by (layer, head),
-scores that are not finite last.
+The order is that of the ranking: by score, equal scores by (layer, head). A
+head whose score is not finite is never taken, neither from the top nor from
+the bottom: where too few have one, fewer heads are taken.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Selection:
       q_LN: float [L, N], for fdr alone; nan does not pass.
 
     Returns:
-      bool [..., L, N].
+      bool [..., L, N], False wherever the score is not finite.
 
     Raises:
       UserError: fdr without any q value; more heads than there are.
@@ -110,6 +111,7 @@ class Selection:
     score_ZLN = np.asarray(score_ZLN, np.float64)
     n_layers, n_heads = score_ZLN.shape[-2:]
     count = self.count(n_layers, n_heads)
+    finite_ZLN = np.isfinite(score_ZLN)
     if count is None:
       if q_LN is None or np.isnan(q_LN).all():
         raise errors.UserError(
@@ -117,17 +119,19 @@ class Selection:
           '--profiles and --permutations, or select by top5%'
         )
       passed_LN = np.nan_to_num(q_LN, nan=np.inf) < self.value
-      return np.broadcast_to(passed_LN, score_ZLN.shape)
+      return finite_ZLN & passed_LN
     if self.kind == 'per_layer':
-      return reliability.positions(score_ZLN) < count // n_layers
-    place_ZX = reliability.positions(
-      score_ZLN.reshape(*score_ZLN.shape[:-2], -1)
-    )
+      best_ZLN = reliability.positions(score_ZLN) < count // n_layers
+      return finite_ZLN & best_ZLN
+    score_ZX = score_ZLN.reshape(*score_ZLN.shape[:-2], -1)
+    place_ZX = reliability.positions(score_ZX)
     if self.from_bottom:
-      chosen_ZX = place_ZX >= n_layers * n_heads - count
+      # Scores that are not finite are last: count from before them.
+      n_finite_Z1 = np.isfinite(score_ZX).sum(-1, keepdims=True)
+      chosen_ZX = place_ZX >= n_finite_Z1 - count
     else:
       chosen_ZX = place_ZX < count
-    return chosen_ZX.reshape(score_ZLN.shape)
+    return finite_ZLN & chosen_ZX.reshape(score_ZLN.shape)
 
   def __str__(self) -> str:
     name = self.kind.split('_')[0]

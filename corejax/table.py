@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import csv
+import html
 import io
 import os
 from typing import Any
@@ -45,11 +46,24 @@ ADDED = (
   'n_clusters',
   'selected',
   'flags',
+  'written',
+  'contribution',
+  'gate_gradient',
+  'gate_gradient_abs',
 )
 COLUMNS = REQUIRED + ADDED
 _INTEGERS = ('rank', 'layer', 'head', 'n', 'n_clusters', 'selected')
 _TEXTS = ('flags',)
 FILE = 'heads.csv'
+_MEASURES = (
+  'ram',
+  'ci_low',
+  'ci_high',
+  'score',
+  'lift',
+  'inclusion',
+  'q_value',
+)
 
 
 def write(columns: Mapping[str, np.ndarray]) -> str:
@@ -60,6 +74,32 @@ def write(columns: Mapping[str, np.ndarray]) -> str:
   for row in zip(*(column.tolist() for column in columns.values())):
     writer.writerow(row)  # the csv module writes repr of a float
   return buffer.getvalue()
+
+
+def to_html(columns: Mapping[str, np.ndarray], limit: int = 10) -> str:
+  """The first rows as an HTML table, for a notebook."""
+  shown = [
+    name
+    for name in ('rank', 'layer', 'head', *_MEASURES, 'selected', 'flags')
+    if name in columns
+  ]
+  lines = ['<table><thead><tr>']
+  lines += [f'<th>{html.escape(name)}</th>' for name in shown]
+  lines.append('</tr></thead><tbody>')
+  n_rows = len(columns['rank'])
+  for row in range(min(limit, n_rows)):
+    cells = [columns[name][row] for name in shown]
+    texts = [
+      f'{cell:.4g}' if isinstance(cell, np.floating) else str(cell)
+      for cell in cells
+    ]
+    lines.append(
+      '<tr>' + ''.join(f'<td>{html.escape(t)}</td>' for t in texts) + '</tr>'
+    )
+  lines.append('</tbody></table>')
+  if n_rows > limit:
+    lines.append(f'<p>{limit} of {n_rows} heads</p>')
+  return ''.join(lines)
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from typing import Any, Protocol
 
+from corejax import describe
 from corejax import errors
 
 
@@ -96,6 +97,16 @@ class Example:
       start, end = self.span
       if not (math.isfinite(start) and math.isfinite(end) and start < end):
         refuse(f'time span {self.span} is not start < end')
+
+  def __repr__(self) -> str:
+    answer = self.answers[0] if self.answers else None
+    return (
+      f'Example({self.id!r}, task {self.task!r}, '
+      f'{describe.count(len(self.media), "picture")}, '
+      f'{describe.shorten(repr(self.question))} -> '
+      f'{describe.shorten(repr(answer))}, evidence boxes '
+      f'{len(self.evidence)}, distractors {len(self.distractors)})'
+    )
 
 
 class Source(Protocol):

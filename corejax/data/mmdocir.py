@@ -191,7 +191,7 @@ class MMDocIR:
     for task in tasks or ():
       if task not in there:
         raise errors.UserError(
-          f'--task={task}: mmdocir has no such task here; there are '
+          f'--tasks={task}: mmdocir has no such task here; there are '
           f'{", ".join(there)}'
         )
     if not records:

@@ -235,7 +235,7 @@ def test_tasks(folder):
   assert tasks == ['figure', 'figure']
   # Lines whose task nobody can tell are not dropped without a word.
   assert len(outcomes) == 2 + 3
-  with pytest.raises(errors.UserError, match='--task=colour.*figure, layout'):
+  with pytest.raises(errors.UserError, match='--tasks=colour.*figure, layout'):
     mmdocir.MMDocIR(folder, tasks=['colour'])
 
 

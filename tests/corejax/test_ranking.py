@@ -14,8 +14,8 @@ from corejax import heads as heads_lib
 from corejax import ram
 from corejax import ranking
 from corejax import regions
-from corejax import selection
 from corejax import table
+from corejax.stats import accuracy
 from helpers import fake_scores
 
 ISSUE_COLUMNS = (
@@ -106,52 +106,6 @@ def test_the_null_flags_the_planted_head_only(ranked):
   assert ranked.grid('ram')[SALIENT] > 0.05
 
 
-def test_the_null_follows_the_score(scores):
-  """Whatever the score, its numerator is tested and finds the same head."""
-  for options in (
-    {'norm': 'excess'},
-    {'norm': 'lift', 'contrast': True},
-    {'norm': 'share', 'calibrate': True},
-  ):
-    found = ranking.rank(scores, bootstrap=0, permutations=2000, **options)
-    assert found.heads[0] == PLANTED
-    assert found.grid('q_value')[PLANTED] < 0.01
-    assert found.grid('q_value')[SALIENT] > 0.05
-
-
-def test_the_excess_null_subtracts_chance(scores):
-  """Evidence of other sizes: an even look is worth nothing at any size."""
-  uneven = fake_scores.make(
-    n_clusters=10, planted=[PLANTED], sizes=[1, 2, 3, 4] * 10
-  )
-  mass = ranking.rank(uneven, bootstrap=0, permutations=500)
-  excess = ranking.rank(uneven, bootstrap=0, permutations=500, norm='excess')
-  fair = mass.grid('null_mean') - excess.grid('null_mean')
-  expected = (uneven.mass_ELNQR[:, :, :, 0, :6].sum(-1) * 2.5 / 16).mean(0)
-  np.testing.assert_allclose(fair, expected, rtol=0.02)
-
-
-def test_the_contrast_null_reads_per_token():
-  sizes = [1, 2, 3, 4] * 10
-  uneven = fake_scores.make(n_clusters=10, planted=[PLANTED], sizes=sizes)
-  found = quick(uneven, permutations=500, contrast=True)
-  # The planted head puts 0.6 on the objects asked for; the other questions'
-  # are read by chance alone, and a quarter of permutations keep one's own.
-  own = uneven.mass_ELNQR[:, *PLANTED, 0, 0] / np.array(sizes)
-  null_mean = found.grid('null_mean')[PLANTED]
-  assert 0.25 * own.mean() < null_mean < 0.6 * own.mean()
-  other = quick(uneven, permutations=500)
-  assert null_mean < 0.8 * other.grid('null_mean')[PLANTED]
-
-
-def test_lone_examples_exchange_with_their_layout():
-  scores = fake_scores.make(n_clusters=60, planted=[PLANTED], alone=True)
-  found = ranking.rank(scores, bootstrap=0, permutations=2000)
-  assert found.findings.tests.n_layout == 60
-  assert found.grid('q_value')[PLANTED] < 0.01
-  assert found.grid('q_value').min() == found.grid('q_value')[PLANTED]
-
-
 def test_interval_of_the_score_beside_that_of_the_mass(scores, ranked):
   lift = ranking.rank(scores, norm='lift', bootstrap=400, permutations=0)
   for name in ('ram', 'ci_low', 'ci_high'):
@@ -207,6 +161,31 @@ def test_bottom_and_fdr(ranked, scores):
   assert by_q.grid('inclusion')[PLANTED] == 1
 
 
+def test_fewer_than_asked_for_is_said(scores, tmp_path):
+  mass = scores.mass_ELNQR.copy()
+  mass[:, 1:, :, :, regions.OTHER_TEXT] += mass[:, 1:, :, :, :6].sum(-1)
+  mass[:, 1:, :, :, :6] = 0
+  blind = dataclasses.replace(scores, mass_ELNQR=mass, profiles=None)
+  found = ranking.rank(blind, norm='share', select='top6', bootstrap=20)
+  assert {layer for layer, _ in found.selected} == {0}
+  assert len(found.selected) == found.columns['selected'].sum() == 4
+  assert any(
+    line.startswith('selected fewer than the 6 heads asked for')
+    for line in found.summary()
+  )
+  assert found.findings.to_dict()['n_asked'] == 6
+  found.write_csv(tmp_path / 'heads.csv')
+  for text in ('top6', 'bottom6'):
+    heads = ranking.parse_heads(f'@{tmp_path}:{text}', 3, 4)
+    assert {layer for layer, _ in heads} == {0} and len(heads) == 4
+  mass[:, 0, :, :, regions.OTHER_TEXT] += mass[:, 0, :, :, :6].sum(-1)
+  mass[:, 0, :, :, :6] = 0
+  found = ranking.rank(blind, norm='share', bootstrap=20)
+  assert not found.selected
+  json.dumps(found.findings.to_dict(), allow_nan=False)
+  assert 'selected by top5%: 0 heads' in found.summary()
+
+
 def test_ties_go_by_layer_and_head_and_are_reported(scores):
   mass = scores.mass_ELNQR.copy()
   mass[:, 0, 1] = mass[:, 2, 2] = mass[:, 1, 0]
@@ -235,41 +214,6 @@ def test_scores_that_are_not_finite_rank_last_and_are_flagged(scores):
   assert 'no finite score: 1 head, ranked last' in found.summary()
 
 
-@pytest.mark.parametrize(
-  'options, message',
-  [
-    ({'permutations': 0}, 'no permutations were asked for'),
-    ({'query': 'last'}, 'profiles were kept for the query set question'),
-    ({'profiles': None}, 'no profiles were kept'),
-  ],
-)
-def test_without_a_test_q_is_nan_and_said_so(scores, options, message):
-  options = {'permutations': 50, **options}
-  if 'profiles' in options:
-    scores = dataclasses.replace(scores, profiles=options.pop('profiles'))
-  found = quick(scores, **options)
-  assert np.isnan(found.columns['q_value']).all()
-  assert any(message in line for line in found.summary())
-  with pytest.raises(errors.UserError, match=message):
-    quick(scores, select='fdr0.01', **options)
-
-
-def test_examples_without_partner_are_counted(scores):
-  layouts = [str(e) for e in range(len(scores))]
-  layouts[1] = layouts[0]
-  found = quick(dataclasses.replace(scores, layouts=layouts), permutations=50)
-  tests = found.findings.tests
-  assert (tests.n_cluster, tests.n_fixed) == (2, len(scores) - 2)
-  # Two examples can be exchanged in two ways: nothing can be shown.
-  assert (found.columns['p_value'] > 0.2).all()
-
-
-def test_profiles_that_do_not_belong_to_the_masses(scores):
-  shuffled = [*scores.profiles[1:], scores.profiles[0]]
-  with pytest.raises(ValueError, match='the profile holds'):
-    quick(dataclasses.replace(scores, profiles=shuffled), permutations=5)
-
-
 def test_summary_says_what_was_found(ranked):
   text = '\n'.join(ranked.summary())
   for part in (
@@ -291,6 +235,33 @@ def test_summary_says_who_was_left_out(scores):
   found = quick(scores, correct_only=True)
   wrong = int((~scores.correct_E).sum())
   assert f'left out: {wrong} (answered wrong)' in found.summary()
+
+
+def test_summary_of_the_answers(scores):
+  found = quick(scores, correct_only=True)
+  right = accuracy.wilson(scores.correct_E, scores.clusters)
+  assert right.deff >= 1
+  assert (
+    f'teacher-forced answers right: {right.value:.3f} [{right.low:.3f}, '
+    f'{right.high:.3f}] of 80' in found.summary()
+  )
+
+
+@pytest.mark.parametrize('n_tasks', [6, 7])
+def test_answers_by_task(scores, n_tasks):
+  tasks = [f't{e % n_tasks}' for e in range(len(scores))]
+  found = quick(dataclasses.replace(scores, tasks=tasks))
+  (line,) = [t for t in found.summary() if t.startswith('teacher-forced')]
+  answers = found.findings.to_dict()['answers']
+  if n_tasks == 7:
+    assert set(answers) == {''} and answers['']['n'] == 80
+    assert 't0' not in line
+    return
+  assert sorted(answers) == sorted(set(tasks))
+  right = accuracy.wilson(scores.correct_E[1::6], scores.clusters[1::6])
+  assert (
+    f'; t1 {right.value:.3f} [{right.low:.3f}, {right.high:.3f}] of 14;' in line
+  )
 
 
 def test_summary_is_honest_when_nothing_was_found():
@@ -315,6 +286,9 @@ def test_one_cluster():
   assert np.isnan(found.columns['ci_low']).all()
   assert found.findings.split_half.n_splits == 0
   assert 'intervals: none, there is one cluster' in found.summary()
+  assert any(
+    '(no interval, there is one cluster) of 4' in t for t in found.summary()
+  )
   json.dumps(found.findings.to_dict(), allow_nan=False)
 
 
@@ -331,55 +305,6 @@ def test_negative_numbers(scores, name):
 
 
 # The grammar.
-
-
-@pytest.mark.parametrize(
-  'text',
-  [
-    'top5%',
-    'top30',
-    'bottom5%',
-    'bottom30',
-    'per_layer2',
-    'fdr0.01',
-    'top2.5%',
-  ],
-)
-def test_selection_text_round_trip(text):
-  assert str(selection.Selection.parse(f' {text} ')) == text
-
-
-@pytest.mark.parametrize(
-  'text',
-  [
-    *('', 'top', 'top0', 'top0%', 'top101%', 'top-3', 'top5 %', 'best5'),
-    *('fdr0', 'fdr2', 'fdr', 'fdr1e-3', 'topnan%', 'top1.5', 'per_layer0'),
-  ],
-)
-def test_selections_that_are_none(text):
-  with pytest.raises(errors.UserError, match='top5%, top30'):
-    selection.Selection.parse(text)
-
-
-@pytest.mark.parametrize(
-  'fraction, total, count',
-  [
-    ('5%', 1024, 51),
-    ('5%', 32, 2),
-    ('5%', 8, 1),
-    ('50%', 3, 2),
-    ('100%', 9, 9),
-  ],
-)
-def test_fractions_round_to_the_nearest(fraction, total, count):
-  assert selection.Selection.parse(f'top{fraction}').count(1, total) == count
-
-
-def test_too_many_heads():
-  with pytest.raises(errors.UserError, match='top13: there are 12 heads'):
-    selection.Selection.parse('top13').count(3, 4)
-  with pytest.raises(errors.UserError, match='4 heads in a layer'):
-    selection.Selection.parse('per_layer5').count(3, 4)
 
 
 def test_parse_heads(ranked, run_dir):

@@ -159,6 +159,7 @@ def test_referring_scenes_share_colours_and_keep_some_unique():
 
 
 _DIGEST = """
+import dataclasses
 import hashlib
 from corejax.data.scenes import source
 digest = hashlib.sha256()
@@ -166,7 +167,7 @@ for name in source.CONFIGS:
   data = source.Scenes(name, split='validation', seed=3, twins=True)
   digest.update(data.fingerprint.encode())
   for index in (0, 5, 16, 33):
-    digest.update(repr(data[index]).encode())
+    digest.update(repr(dataclasses.astuple(data[index])).encode())
 print(digest.hexdigest())
 """
 

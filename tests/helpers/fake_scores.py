@@ -88,6 +88,7 @@ def make(
     ids=[f'fake/test/{e}' for e in range(n_examples)],
     clusters=[f'c{e // per_cluster}' for e in range(n_examples)],
     tasks=['colour'] * n_examples,
+    media=[f'picture {e // per_cluster}' for e in range(n_examples)],
     layouts=['4x4'] * n_examples,
     correct_E=rng.random(n_examples) < 0.8,
     logprob_E=-rng.random(n_examples).astype(np.float32),

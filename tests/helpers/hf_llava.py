@@ -17,8 +17,10 @@ import transformers
 
 from corejax import inputs as inputs_lib
 from corejax import masks
-from helpers.torch_only import safetensors_torch
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
+safetensors_torch = torch_only.safetensors_torch
 
 IMAGE_TOKEN = 60
 _TEXT = {

@@ -113,6 +113,7 @@ def measure(loaded, batch: Batch, profile_set: str) -> scores_lib.Scores:
     ids=[example.id for example in batch.examples],
     clusters=[example.cluster for example in batch.examples],
     tasks=[example.task for example in batch.examples],
+    media=[str(hash(example.media)) for example in batch.examples],
     layouts=['same'] * len(annotated),
     correct_E=logits_BV.argmax(-1) == batch.answers_B,
     logprob_E=np.take_along_axis(logp_BV, batch.answers_B[:, None], 1)[:, 0],

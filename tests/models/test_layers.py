@@ -8,7 +8,9 @@ from transformers.models.llama import modeling_llama
 
 from corejax import errors
 from corejax.models import layers
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
 
 
 def _norm_inputs(dtype: str):

@@ -15,7 +15,9 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
 
 _LAYERS, _HEADS = 3, 5
 

@@ -17,7 +17,9 @@ from corejax.models import checkpoint
 from corejax.models import registry
 from helpers import hf_llava
 from helpers import tiny_tokenizer
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
 
 
 @pytest.fixture(scope='module')

@@ -26,7 +26,9 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
 
 IMAGE = hf_llava.IMAGE
 _TWO = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7]]

@@ -7,7 +7,9 @@ import transformers
 from corejax.models import weights
 from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
 
 # Parameters of the released checkpoints, and of what of them is run: without
 # the tower's last layer (12,596,224) and its final norm (2,048).

@@ -8,7 +8,9 @@ from transformers.models.llama import modeling_llama
 
 from corejax import errors
 from corejax.models import rope
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
 
 _KINDS = {
   'default': {},

@@ -18,8 +18,10 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
-from helpers.torch_only import safetensors_torch
-from helpers.torch_only import torch
+from helpers import torch_only
+
+torch = torch_only.torch
+safetensors_torch = torch_only.safetensors_torch
 
 _F32 = jnp.dtype('float32')
 

@@ -31,9 +31,9 @@ def test_groups():
     seed=0,
   )
   members = sorted(sorted(m.tolist()) for m in found.members)
-  # 3 is alone in its cluster's layout y, where no other is alone.
+  # 3 is alone on a's layout y, where no other is alone.
   assert members == [[0, 1], [2, 4], [5, 6]]
-  assert (found.n_cluster, found.n_layout, found.n_fixed) == (4, 2, 2)
+  assert (found.n_media, found.n_layout, found.n_fixed) == (4, 2, 2)
 
 
 def test_lone_examples_are_pooled_in_even_blocks():
@@ -70,6 +70,78 @@ def test_exchange_by_enumeration():
   )
 
 
+def test_windows_of_one_document_are_other_media():
+  """Pages 1-2 and 3-4 of a document: evidence moves within a window first."""
+  found = permutation.groups(
+    ['doc/1-2', 'doc/1-2', 'doc/3-4', 'doc/3-4', 'doc/5-6', 'other/1-2'],
+    ['x'] * 6,
+    seed=0,
+  )
+  members = sorted(sorted(m.tolist()) for m in found.members)
+  assert members == [[0, 1], [2, 3], [4, 5]]
+  assert (found.n_media, found.n_layout, found.n_fixed) == (4, 2, 0)
+
+
+@pytest.mark.parametrize('alone', [False, True])
+def test_a_ratio_is_permuted_as_one(alone):
+  """Lift by enumeration: evidence of other sizes moves the denominator.
+
+  With one example more that has no partner: it is in both means all the same.
+  """
+  rng = np.random.default_rng(2)
+  n = 6 + alone
+  profiles, covers = examples(n, 8)
+  covers = [
+    np.isin(np.arange(N_TOKENS), rng.choice(N_TOKENS, size, False)) * 1.0
+    for size in [1, 3, 6, 2, 5, 1, 4][:n]
+  ]
+  weights = np.array([0.1, 0.2, 0.1, 0.3, 0.2, 0.1, 0.4])[:n]
+  groups = permutation.groups(list('aaabbbc')[:n], ['x'] * n, 0)
+
+  def lift(choices):
+    looks = [(w, p.astype(float)) for w, p in zip(weights, profiles)]
+    num = sum(w * p @ covers[c] for (w, p), c in zip(looks, choices))
+    den = sum(
+      w * p.sum(1) * covers[c].mean() for (w, p), c in zip(looks, choices)
+    )
+    return num / den
+
+  lone = [6] * alone
+  observed = lift(range(n))
+  found = permutation.exchange(
+    profiles, covers, weights, groups, 20000, 0, slope_X=observed
+  )
+  lifts = [
+    lift([*first, *second, *lone])
+    for first in itertools.permutations((0, 1, 2))
+    for second in itertools.permutations((3, 4, 5))
+  ]
+  exact = np.mean(np.array(lifts) >= observed - 1e-9, axis=0)
+  np.testing.assert_allclose(found.p_X, exact, atol=0.015)
+  plain = permutation.exchange(profiles, covers, weights, groups, 20000, 0)
+  assert np.abs(plain.p_X - exact).max() > 0.05
+  # What is reported is the reading, of all examples.
+  reading = sum(w * p @ c for w, p, c in zip(weights, profiles, covers))
+  np.testing.assert_allclose(found.observed_X, reading, rtol=1e-3)
+  np.testing.assert_array_equal(found.expected_X, plain.expected_X)
+
+
+def test_equal_evidence_ties_in_a_ratio():
+  profiles, covers = examples(20, 30)
+  groups = permutation.groups(np.repeat(range(5), 4).tolist(), ['x'] * 20, 0)
+  for slope in (0.0, 2.5):
+    found = permutation.exchange(
+      profiles,
+      [covers[0]] * 20,
+      np.full(20, 1 / 20),
+      groups,
+      200,
+      0,
+      slope_X=np.full(30, slope),
+    )
+    assert (found.p_X == 1).all()
+
+
 def test_shift_by_enumeration():
   profiles, covers = examples(3, 4)
   weights = np.array([0.5, 0.3, 0.2])
@@ -80,9 +152,11 @@ def test_shift_by_enumeration():
   ]
   found = permutation.shift(profiles, covers, shifted, weights, 20000, 0)
   choices = [np.concatenate([covers[e][None], shifted[e]]) for e in (0, 2)]
+  # Example 1 has no other place and reads the same in every permutation.
   readings = np.array(
     [
-      sum(
+      weights[1] * profiles[1].astype(float) @ covers[1]
+      + sum(
         weights[e] * profiles[e].astype(float) @ c
         for e, c in zip((0, 2), chosen)
       )
@@ -92,6 +166,7 @@ def test_shift_by_enumeration():
   np.testing.assert_allclose(found.observed_X, readings[0], rtol=1e-6)
   exact = np.mean(readings >= readings[0] - 1e-9, axis=0)
   np.testing.assert_allclose(found.p_X, exact, atol=0.015)
+  np.testing.assert_allclose(found.expected_X, readings.mean(0), atol=0.01)
 
 
 def test_chunks_do_not_matter(monkeypatch):

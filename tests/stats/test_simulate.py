@@ -27,6 +27,23 @@ def test_scores_from_50_clusters_up(shape, n_clusters, ratio):
   assert lowest <= coverage <= 0.97
 
 
+@pytest.mark.parametrize('ratio', [False, True], ids=['mass', 'share'])
+@pytest.mark.parametrize('n_clusters, lowest', [(50, 0.89), (200, 0.915)])
+def test_the_exception_does_not_get_worse(n_clusters, lowest, ratio):
+  """The most skewed shape falls short: 90.8 and 93.1 of its masses.
+
+  Three standard errors below; README.md says so and is held to it.
+  """
+  shape = simulate.SHAPES[-1]
+  coverage = simulate.score_coverage(
+    shape, n_clusters, ratio=ratio, n_resamples=600
+  )
+  assert lowest <= coverage <= 0.97
+  written = cells(f'{"share" if ratio else "mass"}, {shape.text}')
+  written = written[simulate.CLUSTERS.index(n_clusters)]
+  assert 100 * coverage == pytest.approx(written, abs=1.5)
+
+
 @pytest.mark.parametrize('n_clusters', [50, 200])
 @pytest.mark.parametrize('p', [0.8, 0.95, 0.98, 0.995])
 def test_accuracies_from_50_clusters_up(p, n_clusters):
