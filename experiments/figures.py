@@ -8,6 +8,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import patches as mpl_patches
 import numpy as np
 
+from corejax import drawing
 from corejax import layout as layout_lib
 from corejax.data import example as example_lib
 
@@ -31,34 +32,12 @@ def heatmap(
     title: above the picture.
     label: of the colour bar.
   """
-  n_layers, n_heads = score_LN.shape
   figure = mpl_figure.Figure(
-    figsize=(max(5.5, 2.2 + 0.28 * n_heads), 1.8 + 0.28 * n_layers),
-    layout='constrained',
+    figsize=drawing.map_size(*score_LN.shape), layout='constrained'
   )
   axes = figure.subplots()
-  axes.set_facecolor('#dddddd')
-  finite = score_LN[np.isfinite(score_LN)]
-  image = axes.imshow(
-    score_LN,
-    cmap='viridis',
-    vmin=min(0.0, finite.min(initial=0.0)),
-    vmax=finite.max(initial=1e-6),
-    interpolation='nearest',
-    aspect='auto',
-  )
-  for layer, head in np.argwhere(selected_LN):
-    axes.add_patch(
-      mpl_patches.Rectangle(
-        (head - 0.5, layer - 0.5), 1, 1, fill=False, color='#ff2a54', lw=2.2
-      )
-    )
-  axes.set_xlabel('head')
-  axes.set_ylabel('layer')
-  axes.set_xticks(range(0, n_heads, max(1, n_heads // 16)))
-  axes.set_yticks(range(0, n_layers, max(1, n_layers // 16)))
+  drawing.head_map(axes, score_LN, selected_LN, label)
   axes.set_title(title, fontsize=10, loc='left')
-  figure.colorbar(image, ax=axes, label=label)
   return _png(figure, 150)
 
 

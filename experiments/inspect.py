@@ -6,7 +6,8 @@
 
 Prints the prompt's tokens with their regions and writes, into --out, one PNG
 per picture (token grid, evidence tokens, boxes) and inputs.npz: the arrays the
-forward takes, under Hugging Face's names, with region, rows, row_set, cover.
+forward takes, under Hugging Face's names, with region, rows, row_set, cover;
+and, unless --noattention, report.html: where each head looks.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ class Config(config_lib.Shared):
   """Settings of an inspection."""
 
   example: str = config_lib.setting('0', 'id or record number of the example')
+  attention: bool = config_lib.setting(
+    True, 'run the model, and show in report.html where each head looks'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +121,8 @@ def run(config: Config) -> Result | None:
   from corejax import store
   from corejax.experiments import figures
   from corejax.experiments import measure
+  from corejax.experiments import report
+  from corejax.experiments import report_examples
   from corejax.experiments import resources as resources_lib
   from corejax.experiments import runs
   from corejax.models import images
@@ -190,7 +196,17 @@ def run(config: Config) -> Result | None:
         f'{example.id}, picture {media}: {example.question[:180]}',
       ),
     )
-  print(f'files     {out}/inputs.npz, tokens.txt, media-*.png')
+  files = 'inputs.npz, tokens.txt, media-*.png'
+  if config.attention:
+    resources = resources_lib.load(config)
+    page = report.inspect_page(
+      report_examples.look(resources, prepared),
+      report.About.of(resources),
+      text,
+    )
+    store.write_atomic(out / report.FILE, page.encode())
+    files += f', {report.FILE}'
+  print(f'files     {out}/{files}')
   return Result(example, out, arrays, text)
 
 

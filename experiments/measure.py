@@ -179,7 +179,7 @@ def step(
 
   def measured(gate_LBN):
     control = None
-    if gate_LBN is not None:
+    if gate_LBN is not None and gate_shape is not None:
       control = control_lib.HeadControl.intact(*gate_shape)
       output = dataclasses.replace(control.output, gate_BN=gate_LBN)
       control = dataclasses.replace(control, output=output)

@@ -3,10 +3,10 @@
     python -m experiments.rank --model=llava_flax
     python -m experiments.rank --checkpoint=DIR --data=mmdocir --data_dir=DIR
 
-Writes heads.csv, heatmap.png, arrays.npz, examples.jsonl, rejected.jsonl and
-run.json into --out. The same command again continues where it stopped; other
-offline settings (--norm, --select, --contrast, --filter, --bootstrap,
---permutations) reuse what was measured.
+Writes report.html, heads.csv, heatmap.png, arrays.npz, examples.jsonl,
+rejected.jsonl and run.json into --out. The same command again continues where
+it stopped; other offline settings (--norm, --select, --contrast, --filter,
+--bootstrap, --permutations) reuse what was measured.
 """
 
 from __future__ import annotations
@@ -249,6 +249,11 @@ def run(config: Config) -> Result | None:
   # Refused before anything is measured.
   selection = selection_lib.Selection.parse(config.select)
   selection.count(loaded.n_layers, loaded.n_heads)
+  if selection.kind == 'fdr' and (config.calibrate or not config.profiles):
+    raise errors.UserError(
+      f'--select={config.select}: needs the null, which is not tested with '
+      '--calibrate or --noprofiles; select by top5%'
+    )
   if not n_parts:
     raise errors.UserError(
       f'--data={config.data} --split={config.split}: no records'
@@ -309,6 +314,8 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
   from corejax import ranking as ranking_lib
   from corejax import regions
   from corejax.experiments import figures
+  from corejax.experiments import report
+  from corejax.experiments import report_examples
 
   missing = set(store.missing())
   parts = [store.read(i) for i in range(store.n_parts) if i not in missing]
@@ -353,6 +360,15 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
       'RAM' if config.norm == 'mass' else f'RAM, {config.norm}',
     ),
   )
+  folder.write(
+    report.FILE,
+    report.rank_page(
+      ranking,
+      scores,
+      report_examples.browse(resources, scores, rows),
+      report.About.of(resources),
+    ),
+  )
   summary = ranking.summary()
   folder.record['summary'] = summary
   if ranking.findings is not None:
@@ -364,7 +380,7 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
   if rejected:
     print(f'{len(rejected)} records rejected, see {folder.path}/rejected.jsonl')
   print('\n'.join(summary))
-  print(f'files    {folder.path}/heads.csv, heatmap.png, arrays.npz, run.json')
+  print(f'files    {folder.path}/report.html, heads.csv, heatmap.png, run.json')
   return Result(ranking, scores, folder.path, rejected)
 
 

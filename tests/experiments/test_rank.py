@@ -194,6 +194,8 @@ def test_lists(flag, capsys):
     (['--data=mmdocir'], '--data_dir'),
     (['--checkpoint=/nonexistent/folder'], '/nonexistent/folder'),
     (['--select=best', '--limit=8'], 'top5%'),
+    (['--select=fdr0.01', '--calibrate'], 'needs the null'),
+    (['--select=top999'], 'there are 32 heads'),
     (['--tasks=dance'], 'dance'),
   ],
 )
@@ -208,7 +210,7 @@ def test_too_many_rejected_fail_the_run_but_keep_it(tmp_path, monkeypatch):
 
   original = measure.prepare
 
-  def sometimes(source, processor, index, calibrate):
+  def sometimes(source, processor, index, calibrate=False):
     if index % 4 == 1:
       raise errors.Rejected(errors.Reason.BAD_MEDIA, f'record {index}')
     return original(source, processor, index, calibrate)
