@@ -75,7 +75,10 @@ def annotate(
   if not len(encoded.answer_A):
     raise errors.Rejected(errors.Reason.BAD_ANSWER, example.id)
   layout = encoded.layout
-  evidence_I = layout.tokens(example.evidence, include_base)
+  try:
+    evidence_I = layout.tokens(example.evidence, include_base)
+  except errors.Rejected as e:
+    raise errors.Rejected(e.reason, f'{example.id}: {e.detail}') from e
   last_evidence = encoded.visual_I[evidence_I].max()
   if last_evidence >= encoded.question[0]:
     raise errors.Rejected(

@@ -84,7 +84,9 @@ def config(size: Size) -> config_lib.LlavaConfig:
       n_kv_heads=size.heads,
       head_dim=head_dim,
       max_length=MAX_LENGTH,
-      rope=rope.RopeConfig(head_dim, max_length=MAX_LENGTH),
+      rope=rope.RopeConfig(
+        head_dim, max_length=MAX_LENGTH, original_length=MAX_LENGTH
+      ),
     ),
     vision=vision.VisionConfig(
       kind='clip',
@@ -271,7 +273,7 @@ def documents(
       'image_seq_length': model_config.n_features,
       'multimodal_projector_bias': model_config.projector_bias,
       'projector_hidden_act': model_config.projector_act,
-      'vision_feature_layer': list(model_config.feature_layers)[0],
+      'vision_feature_layer': model_config.feature_layers[0],
       'vision_feature_select_strategy': model_config.select,
       'tie_word_embeddings': text.tie,
       'torch_dtype': 'float32',

@@ -226,7 +226,7 @@ def test_without_profiles_pictures_and_masses_are_still_shown():
   assert 'kept no profiles' in page and 'No null was tested' in page
 
 
-@pytest.mark.parametrize('select', ['top5%', 'top30'])
+@pytest.mark.parametrize('select', ['top1', 'top5%', 'top30'])
 def test_heads_to_compare_with_are_neither_best_nor_selected(select):
   scores = fake_scores.make(n_layers=6, n_heads=6, salient=((1, 0), (1, 1)))
   ranking = ranking_lib.rank(scores, bootstrap=0, permutations=0, select=select)
