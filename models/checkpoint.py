@@ -127,7 +127,10 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     UserError: absent, too large, not JSON, or not an object.
   """
   if not path.is_file():
-    raise errors.UserError(f'{path}: no such file')
+    raise errors.UserError(
+      f'{path}: no such file; give a folder in Hugging Face format, with '
+      'config.json, tokenizer and safetensors'
+    )
   if path.stat().st_size > _MAX_JSON:
     raise errors.UserError(f'{path}: {path.stat().st_size} bytes is no config')
   try:
