@@ -27,7 +27,9 @@ class Shared:
 
   model: str = setting('llava_flax', 'model family; see --list_models')
   checkpoint: str = setting(
-    '', "Hugging Face checkpoint: folder or hub id; '' is the embedded model"
+    '',
+    'Hugging Face checkpoint: folder, hub id, or an embedded model (see '
+    "--list_models); '' is the first of these",
   )
   image_policy: str = setting(
     'checkpoint',

@@ -2,16 +2,22 @@
 
 from corejax.data import sources
 from corejax.models import registry
+from corejax.models.organisms import embedded
 
 
 def models() -> str:
-  """The status matrix of the model families."""
+  """The status matrix of the model families, and what is embedded."""
   lines = ['--model        backbones; towers (parity-tested, every head)']
   for key in registry.keys():
     family = registry.get(key)
     lines.append(
       f'{key:14} {", ".join(family.backbones)}; {", ".join(family.towers)}'
     )
+  lines.append('\n--checkpoint   embedded models, all llava_flax')
+  for name in embedded.names():
+    folder = embedded.folder(name)
+    if folder is not None:
+      lines.append(f'{name:14} {embedded.describe(folder)}')
   return '\n'.join(lines)
 
 

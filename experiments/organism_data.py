@@ -20,7 +20,7 @@ from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source
 from corejax.data.scenes import vocab
 from corejax.models import pixels
-from corejax.models.organisms import trained
+from corejax.models.organisms import hf_folder
 
 TASKS = ('colour', 'shape', 'page', 'colour_twin', 'shape_twin', 'page_twin')
 N_WORDS = 5  # of the longest question
@@ -88,16 +88,16 @@ class Layout:
 @functools.lru_cache(maxsize=16)
 def layout(pages: int, n_questions: int = N_QUESTIONS) -> Layout:
   """The layout of packed sequences with so many pages."""
-  n_cells = trained.GRID**2
-  prefix = [trained.ID['<s>']]
+  n_cells = hf_folder.GRID**2
+  prefix = [hf_folder.ID['<s>']]
   for page in range(pages):
     if pages > 1:
-      prefix += [trained.ID['page'], trained.ID[vocab.PAGES[page]]]
-    prefix += [trained.ID['<image>']] * n_cells
+      prefix += [hf_folder.ID['page'], hf_folder.ID[vocab.PAGES[page]]]
+    prefix += [hf_folder.ID['<image>']] * n_cells
   start = len(prefix)
   slot_Q = start + N_WORDS * np.arange(n_questions)
   feature_T = np.full(start + N_WORDS * n_questions, -1, np.int32)
-  rows = np.flatnonzero(np.array(prefix) == trained.ID['<image>'])
+  rows = np.flatnonzero(np.array(prefix) == hf_folder.ID['<image>'])
   feature_T[rows] = np.arange(len(rows))
   own = np.arange(N_WORDS)
   return Layout(
@@ -116,7 +116,7 @@ def layout(pages: int, n_questions: int = N_QUESTIONS) -> Layout:
 @functools.lru_cache(maxsize=256)
 def _words(task: str, argument: str) -> tuple[int, ...]:
   text = vocab.QUESTIONS[task].format(argument).lower()
-  return tuple(trained.ID[word] for word in text.split())
+  return tuple(hf_folder.ID[word] for word in text.split())
 
 
 def n_words(task: str) -> int:
@@ -126,7 +126,7 @@ def n_words(task: str) -> int:
 
 # Token ids of the glyphs' and of the colours' words; each in one run.
 WORDS = tuple(
-  tuple(trained.ID[word] for word in words)
+  tuple(hf_folder.ID[word] for word in words)
   for words in (vocab.GLYPHS, vocab.COLOURS)
 )
 LAST = np.array([n_words(task) - 1 for task in TASKS], np.int32)
@@ -166,7 +166,7 @@ def cells(spec: pixels.PixelSpec) -> np.ndarray:
     blocks = np.concatenate(
       [blocks, np.repeat(blocks[:1], 16 * n_pages - len(blocks), 0)]
     )
-    g, p = trained.GRID, trained.PATCH
+    g, p = hf_folder.GRID, hf_folder.PATCH
     for first in range(0, len(blocks), 16):
       page = blocks[first : first + 16].reshape(g, g, size, size, 3)
       page = page.swapaxes(1, 2).reshape(g * size, g * size, 3)
@@ -244,7 +244,7 @@ def pack(pages: int, seed: int, split: str, first: int, count: int) -> Packed:
         words = _words(task, argument)
         at = plan.slot_Q[slot]
         tokens_BT[b, at : at + len(words)] = words
-        target_BQ[b, slot] = trained.ID[answer]
+        target_BQ[b, slot] = hf_folder.ID[answer]
         task_BQ[b, slot] = TASKS.index(task)
         slot += 1
   return Packed(

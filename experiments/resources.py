@@ -17,7 +17,7 @@ from corejax.data import sources
 from corejax.experiments import config as config_lib
 from corejax.kernels import dispatch
 from corejax.models import registry
-from corejax.models.organisms import planted
+from corejax.models.organisms import embedded as embedded_lib
 
 _AXES: tuple[str, ...] = ('data', 'model')
 _MESH_PART = re.compile(r'(data|model):([1-9]\d{0,4})', re.ASCII)
@@ -93,7 +93,7 @@ class Resources:
     mesh: None on one device.
     precision: of matrix products; float32 means float32, while jax's default
       is bfloat16 passes on a TPU and TF32 on a GPU.
-    embedded: what stands in for a checkpoint that was not given, or ''.
+    embedded: a line on the model if it comes with corejax, or ''.
   """
 
   loaded: registry.Loaded
@@ -141,13 +141,17 @@ def load_source(config: config_lib.Shared) -> example_lib.Source:
   )
 
 
-def embedded_folder() -> pathlib.Path:
-  """The planted model, written once into the user's cache."""
-  cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  folder = pathlib.Path(cache) / 'corejax' / f'planted-{planted.VERSION}'
-  if not (folder / 'config.json').exists():
-    planted.write(folder, seed=0)
-  return folder
+def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:
+  """What --checkpoint names, and a line on it if it comes with corejax.
+
+  A folder wins over an embedded model of the same name, and both over a hub id.
+  """
+  name = config.checkpoint or embedded_lib.DEFAULT
+  if not config.checkpoint or not pathlib.Path(name).expanduser().is_dir():
+    folder = embedded_lib.folder(name)
+    if folder is not None:
+      return folder, embedded_lib.describe(folder)
+  return name, ''
 
 
 def load_processor(config: config_lib.Shared) -> registry.Processor:
@@ -158,7 +162,7 @@ def load_processor(config: config_lib.Shared) -> registry.Processor:
   """
   quiet()
   return registry.get(config.model).load_processor(
-    config.checkpoint or embedded_folder(), image_policy=config.image_policy
+    checkpoint(config)[0], image_policy=config.image_policy
   )
 
 
@@ -172,8 +176,9 @@ def load(config: config_lib.Shared) -> Resources:
   family = registry.get(config.model)
   mesh = make_mesh(config.mesh)
   source = load_source(config)
+  folder, embedded = checkpoint(config)
   loaded = family.load(
-    config.checkpoint or embedded_folder(),
+    folder,
     dtype=jnp.dtype(config.dtype),
     mesh=mesh,
     image_policy=config.image_policy,
@@ -187,5 +192,5 @@ def load(config: config_lib.Shared) -> Resources:
     attend=attend,
     mesh=mesh,
     precision='highest' if config.dtype == 'float32' else 'default',
-    embedded='' if config.checkpoint else planted.DESCRIPTION,
+    embedded=embedded,
   )

@@ -9,20 +9,18 @@ the questions of `scenes_referring` and `scenes_pages`, and their twins.
 from collections.abc import Mapping
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 
 import numpy as np
-import safetensors.numpy
-import tokenizers
-from tokenizers import models as tokenizer_models
-from tokenizers import normalizers
-from tokenizers import pre_tokenizers
-from tokenizers import processors
 
 from corejax import heads as heads_lib
 from corejax.data import scenes
+from corejax.models import decoder
+from corejax.models import rope
+from corejax.models import vision as vision_lib
+from corejax.models.llava import config as config_lib
+from corejax.models.organisms import hf_folder
 from corejax.models.organisms import planted_space as space
 from corejax.models.organisms import planted_text as text
 from corejax.models.organisms import planted_vision as vision
@@ -36,11 +34,11 @@ DESCRIPTION = (
 def _version() -> str:
   """8 hex digits over the source that decides the weights."""
   digest = hashlib.sha256()
-  for folder in (
+  for source in (
     pathlib.Path(__file__).parent,
     pathlib.Path(scenes.__path__[0]),
   ):
-    for path in sorted(folder.glob('*.py')):
+    for path in sorted(source.glob('*.py')):
       digest.update(path.read_bytes())
   return digest.hexdigest()[:8]
 
@@ -71,9 +69,8 @@ class Planted:
     )
 
   def to_json(self) -> dict:
-    """As it stands in corejax.json."""
+    """What corejax.json says of them."""
     return {
-      'templates': 'plain',
       'description': DESCRIPTION,
       'planted': str(self.planted),
       'tasks': {name: str(h) for name, h in self.tasks.items()},
@@ -119,146 +116,52 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
   }
 
 
-def _tokenizer() -> tokenizers.Tokenizer:
-  """Whole words, lower case; <s> in front, nothing behind."""
-  tokenizer = tokenizers.Tokenizer(
-    tokenizer_models.WordLevel(
-      {token: i for i, token in enumerate(space.TOKENS)}, unk_token='<unk>'
-    )
+def config() -> config_lib.LlavaConfig:
+  """The model's configuration."""
+  return config_lib.LlavaConfig(
+    text=decoder.DecoderConfig(
+      kind='llama',
+      vocab_size=len(hf_folder.TOKENS),
+      d_model=space.SIZE,
+      d_mlp=text.MLP,
+      n_layers=text.LAYERS,
+      n_heads=text.HEADS,
+      n_kv_heads=text.HEADS,
+      head_dim=space.SIZE // text.HEADS,
+      max_length=hf_folder.MAX_LENGTH,
+      rope=rope.RopeConfig(
+        space.SIZE // text.HEADS,
+        theta=text.ROPE_THETA,
+        max_length=hf_folder.MAX_LENGTH,
+        original_length=hf_folder.MAX_LENGTH,
+      ),
+    ),
+    vision=vision_lib.VisionConfig(
+      kind='clip',
+      d_model=vision.SIZE,
+      d_mlp=vision.SIZE,
+      n_layers=1,
+      n_heads=vision.HEADS,
+      image_size=hf_folder.SIDE,
+      patch_size=hf_folder.PATCH,
+      act='quick_gelu',
+      eps=1e-5,
+    ),
+    image_token_id=hf_folder.ID['<image>'],
+    feature_layers=(0,),
   )
-  tokenizer.normalizer = normalizers.Lowercase()
-  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-  tokenizer.add_special_tokens(
-    [tokenizers.AddedToken(t, normalized=False) for t in space.SPECIALS]
-  )
-  bos = space.TOKENS.index('<s>')
-  tokenizer.post_processor = processors.TemplateProcessing(
-    single='<s> $A', special_tokens=[('<s>', bos)]
-  )
-  return tokenizer
 
 
-def _json_files() -> dict[str, dict]:
-  ids = {token: i for i, token in enumerate(space.TOKENS)}
-  specials = {
-    'bos_token': '<s>',
-    'eos_token': '</s>',
-    'pad_token': '<pad>',
-    'unk_token': '<unk>',
-  }
-  special_ids = {
-    f'{name}_token_id': ids[specials[f'{name}_token']]
-    for name in ('bos', 'eos', 'pad')
-  }
-  side = vision.GRID * vision.PATCH
-  size = {'height': side, 'width': side}
-  return {
-    'tokenizer_config.json': {
-      'tokenizer_class': 'PreTrainedTokenizerFast',
-      'model_max_length': 256,
-      'clean_up_tokenization_spaces': False,
-      'processor_class': 'LlavaProcessor',
-      **specials,
-    },
-    'special_tokens_map.json': specials,
-    'preprocessor_config.json': {
-      'image_processor_type': 'CLIPImageProcessor',
-      'processor_class': 'LlavaProcessor',
-      'do_convert_rgb': True,
-      'do_resize': True,
-      'size': size,
-      # Pillow's BOX: an average over whole blocks, so nothing leaks from one
-      # cell into the next.
-      'resample': 4,
-      'do_center_crop': False,
-      'crop_size': size,
-      'do_rescale': True,
-      'rescale_factor': 1 / 255,
-      'do_normalize': True,
-      'image_mean': [0.5, 0.5, 0.5],
-      'image_std': [0.5, 0.5, 0.5],
-    },
-    'processor_config.json': {
-      'processor_class': 'LlavaProcessor',
-      'image_token': '<image>',
-      'num_additional_image_tokens': 1,
-      'patch_size': vision.PATCH,
-      'vision_feature_select_strategy': 'default',
-    },
-    'generation_config.json': {
-      '_from_model_config': True,
-      'max_new_tokens': 1,  # every answer is one word
-      **special_ids,
-    },
-    'config.json': {
-      'architectures': ['LlavaForConditionalGeneration'],
-      'model_type': 'llava',
-      'image_token_index': ids['<image>'],
-      'image_seq_length': vision.GRID**2,
-      'multimodal_projector_bias': True,
-      'projector_hidden_act': 'gelu',
-      'vision_feature_layer': -2,
-      'vision_feature_select_strategy': 'default',
-      'tie_word_embeddings': False,
-      'torch_dtype': 'float32',
-      'text_config': {
-        'model_type': 'llama',
-        'vocab_size': len(space.TOKENS),
-        'hidden_size': space.SIZE,
-        'intermediate_size': text.MLP,
-        'num_hidden_layers': text.LAYERS,
-        'num_attention_heads': text.HEADS,
-        'num_key_value_heads': text.HEADS,
-        'hidden_act': 'silu',
-        'max_position_embeddings': 256,
-        'rms_norm_eps': 1e-6,
-        'rope_theta': text.ROPE_THETA,
-        'tie_word_embeddings': False,
-        **special_ids,
-      },
-      'vision_config': {
-        'model_type': 'clip_vision_model',
-        'hidden_size': vision.SIZE,
-        'intermediate_size': vision.SIZE,
-        'num_hidden_layers': 1,
-        'num_attention_heads': vision.HEADS,
-        'image_size': side,
-        'patch_size': vision.PATCH,
-        'projection_dim': vision.SIZE,
-        'hidden_act': 'quick_gelu',
-        'layer_norm_eps': 1e-5,
-      },
-    },
-  }
-
-
-def write(folder: str | os.PathLike, seed: int = 0) -> Planted:
+def write(path: str | os.PathLike, seed: int = 0) -> Planted:
   """Writes a checkpoint folder that HF's LLaVA classes load too.
 
-  Files appear whole and `config.json` last: a folder that has one is complete,
-  even where two processes write it at once.
-
   Args:
-    folder: made if need be.
+    path: made if need be.
     seed: places of the known heads and the random rest.
 
   Returns:
     The known heads; `corejax.json` in the folder says the same.
   """
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   planted = known_heads(seed)
-  contents = {
-    'model.safetensors': safetensors.numpy.save(
-      weights(seed), metadata={'format': 'pt'}
-    ),
-    'tokenizer.json': _tokenizer().to_str(pretty=True).encode(),
-  }
-  documents = {'corejax.json': planted.to_json(), **_json_files()}
-  for name, document in documents.items():  # config.json is its last
-    contents[name] = (json.dumps(document, indent=2) + '\n').encode()
-  for name, content in contents.items():
-    draft = folder / f'.{name}.{os.getpid()}'
-    draft.write_bytes(content)
-    os.replace(draft, folder / name)
+  hf_folder.write(path, config(), weights(seed), planted.to_json())
   return planted

@@ -13,6 +13,7 @@ divides all tokens by nearly the same number (about 1.02).
 import numpy as np
 
 from corejax.data.scenes import vocab
+from corejax.models.organisms import hf_folder
 
 SIZE = 128
 N_GLYPHS = len(vocab.GLYPHS)
@@ -51,15 +52,12 @@ SPARE = np.arange(120, 128)
 # Flags that say nothing about which glyph, colour or page it is.
 BLIND = (VISUAL, OBJECT, CENTRE, BOS, ONE)
 
-SPECIALS = ('<pad>', '<s>', '</s>', '<unk>', '<image>')
-TOKENS = (*SPECIALS, *vocab.words())
-
 
 def embeddings() -> np.ndarray:
-  """float32 [len(TOKENS), SIZE]."""
-  table = np.zeros((len(TOKENS), SIZE), np.float32)
+  """float32 [V, SIZE]."""
+  table = np.zeros((len(hf_folder.TOKENS), SIZE), np.float32)
   table[:, ONE] = ONE_HEIGHT
-  table[TOKENS.index('<s>'), BOS] = 1
+  table[hf_folder.ID['<s>'], BOS] = 1
   for words, columns in (
     (vocab.GLYPHS, WORD_GLYPH),
     (vocab.COLOURS, WORD_COLOUR),
@@ -69,19 +67,19 @@ def embeddings() -> np.ndarray:
     (('background',), (BACKGROUND,)),
   ):
     for word, column in zip(words, columns, strict=True):
-      table[TOKENS.index(word), column] = 1
+      table[hf_folder.ID[word], column] = 1
   return table
 
 
 def unembeddings() -> np.ndarray:
-  """float32 [len(TOKENS), SIZE]: answers, and </s> where there is none."""
-  table = np.zeros((len(TOKENS), SIZE), np.float32)
+  """float32 [V, SIZE]: answers, and </s> where there is none."""
+  table = np.zeros((len(hf_folder.TOKENS), SIZE), np.float32)
   for words, columns in (
     (vocab.GLYPHS, ANSWER_GLYPH),
     (vocab.COLOURS, ANSWER_COLOUR),
     (vocab.PAGES, ANSWER_PAGE),
   ):
     for word, column in zip(words, columns, strict=True):
-      table[TOKENS.index(word), column] = 8
-  table[TOKENS.index('</s>'), ONE] = 2 / ONE_HEIGHT
+      table[hf_folder.ID[word], column] = 8
+  table[hf_folder.ID['</s>'], ONE] = 2 / ONE_HEIGHT
   return table

@@ -18,10 +18,9 @@ from PIL import Image
 from corejax.data.scenes import glyphs
 from corejax.data.scenes import picture
 from corejax.data.scenes import vocab
+from corejax.models.organisms import hf_folder
 from corejax.models.organisms import planted_space as space
 
-GRID = 4
-PATCH = 14
 SIZE = 48
 HEADS = 4
 # Scenes are drawn with cells of a multiple of 14 pixels and averaged down.
@@ -51,14 +50,16 @@ def _small_masks() -> np.ndarray:
   rows = []
   for glyph in vocab.GLYPHS:
     drawn = Image.fromarray(glyphs.mask(glyph, _DRAWN), 'F')
-    small = drawn.resize((PATCH, PATCH), Image.Resampling.BOX)
+    small = drawn.resize(
+      (hf_folder.PATCH, hf_folder.PATCH), Image.Resampling.BOX
+    )
     rows.append(np.asarray(small, np.float64).reshape(-1))
   return np.stack(rows)
 
 
 def patch_weights() -> np.ndarray:
   """float64 [_N_FOUND, 3, PATCH, PATCH] on pixel values 0..255."""
-  n_pixels = PATCH * PATCH
+  n_pixels = hf_folder.PATCH * hf_folder.PATCH
   basis = np.vstack([_small_masks(), np.ones(n_pixels)])
   dual = np.linalg.pinv(basis)  # [pixels, 17]; dual.T @ basis.T is the identity
   weights = np.zeros((_N_FOUND, 3, n_pixels))
@@ -75,7 +76,7 @@ def patch_weights() -> np.ndarray:
   ):
     _, length = _hues(table)
     weights[rows] = _ACROSS[:, :, None] * pixels / length
-  return weights.reshape(_N_FOUND, 3, PATCH, PATCH)
+  return weights.reshape(_N_FOUND, 3, hf_folder.PATCH, hf_folder.PATCH)
 
 
 def tower(rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -85,14 +86,14 @@ def tower(rng: np.random.Generator) -> dict[str, np.ndarray]:
   channels, so the -1 falls out.
   """
   found = patch_weights() * 127.5
-  conv = np.zeros((SIZE, 3, PATCH, PATCH))
+  conv = np.zeros((SIZE, 3, hf_folder.PATCH, hf_folder.PATCH))
   conv[:_N_FOUND] = found
   conv[_N_FOUND : 2 * _N_FOUND] = -found
-  position = np.zeros((1 + GRID * GRID, SIZE))
+  position = np.zeros((1 + hf_folder.GRID * hf_folder.GRID, SIZE))
   position[:, 2 * _N_FOUND] = _K
   position[:, 2 * _N_FOUND + 1] = -_K
-  for patch in range(GRID * GRID):
-    row, column = divmod(patch, GRID)
+  for patch in range(hf_folder.GRID * hf_folder.GRID):
+    row, column = divmod(patch, hf_folder.GRID)
     if {row, column} <= {1, 2}:
       position[1 + patch, _CENTRE] = 1
       position[1 + patch, _N_FOUND + _CENTRE] = -1

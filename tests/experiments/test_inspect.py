@@ -7,7 +7,7 @@ from corejax import regions
 from corejax.experiments import cli
 from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import rank
-from corejax.experiments import resources as resources_lib
+from corejax.models.organisms import embedded
 
 
 @pytest.fixture(scope='module', params=['scenes_referring', 'scenes_pages'])
@@ -46,7 +46,7 @@ def test_masses_from_transformers_on_these_arrays(result, request):
   torch = pytest.importorskip('torch', reason='parity needs torch')
   transformers = pytest.importorskip('transformers')
   model = transformers.LlavaForConditionalGeneration.from_pretrained(
-    resources_lib.embedded_folder(),
+    embedded.folder('scenes-8x8'),
     attn_implementation='eager',
     dtype=torch.float32,
   )

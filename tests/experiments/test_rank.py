@@ -1,4 +1,4 @@
-"""`rank` end to end on the embedded model."""
+"""`rank` end to end on the planted model, and once on the default one."""
 
 import csv
 import json
@@ -19,6 +19,8 @@ from corejax import regions
 from corejax.experiments import cli
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
+from corejax.models import checkpoint as checkpoint_lib
+from corejax.models.organisms import embedded
 from corejax.models.organisms import planted
 from helpers import tree
 
@@ -28,7 +30,7 @@ COLUMNS = (
   'score'
 ).split()
 PLANTED = planted.known_heads(0).planted
-SMALL = dict(limit=24, bootstrap=200, permutations=200)
+SMALL = dict(checkpoint='planted', limit=24, bootstrap=200, permutations=200)
 
 
 def read_csv(path):
@@ -141,7 +143,8 @@ def test_a_lost_part_is_measured_again_to_the_same_bytes(result):
 
 
 def test_other_settings_on_the_same_folder_are_refused(result, capsys):
-  code = rank.cli(['rank', f'--out={result.out}', '--limit=24', '--seed=5'])
+  flags = ['--checkpoint=planted', '--limit=24', '--seed=5']
+  code = rank.cli(['rank', f'--out={result.out}', *flags])
   assert code == cli.EX_USER
   assert 'seed was 0, is 5' in capsys.readouterr().err
 
@@ -172,6 +175,34 @@ def test_without_profiles_there_is_no_null_and_it_says_so(tmp_path, capsys):
   assert all(r['q_value'] == 'nan' for r in rows)
 
 
+def test_the_default_is_the_trained_model(tmp_path, capsys):
+  flags = ['--limit=16', '--query=last', '--bootstrap=0', '--permutations=0']
+  assert rank.cli(['rank', f'--out={tmp_path}', *flags]) == 0
+  out = capsys.readouterr().out
+  assert '8 layers x 8 heads (trained model' in out
+  record = json.loads((tmp_path / 'run.json').read_text())
+  shipped = checkpoint_lib.fingerprint(embedded.folder('scenes-8x8'))
+  assert record['identity']['checkpoint_fingerprint'] == shipped
+  rows = read_csv(tmp_path / 'heads.csv')
+  chance = float(rows[0]['chance'])
+  assert float(rows[0]['ram']) > 4 * chance > float(rows[32]['ram'])
+
+
+@pytest.mark.parametrize('name', embedded.names())
+def test_embedded_models_by_name(name):
+  config = rank.Config(checkpoint=name)
+  folder, described = resources_lib.checkpoint(config)
+  assert (folder / 'model.safetensors').is_file() and described
+  assert embedded.folder('nobody') is None
+
+
+def test_a_folder_wins_over_an_embedded_model(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'planted').mkdir()
+  found = resources_lib.checkpoint(rank.Config(checkpoint='planted'))
+  assert found == ('planted', '')
+
+
 def test_dry_run_writes_nothing(tmp_path, capsys):
   out = tmp_path / 'x'
   assert rank.cli(['rank', '--dry_run', f'--out={out}', '--limit=8']) == 0
@@ -195,7 +226,7 @@ def test_lists(flag, capsys):
     (['--checkpoint=/nonexistent/folder'], '/nonexistent/folder'),
     (['--select=best', '--limit=8'], 'top5%'),
     (['--select=fdr0.01', '--calibrate'], 'needs the null'),
-    (['--select=top999'], 'there are 32 heads'),
+    (['--select=top999'], 'there are 64 heads'),
     (['--tasks=dance'], 'dance'),
   ],
 )
@@ -337,6 +368,7 @@ def test_gate_gradients_against_a_finite_difference(tmp_path):
   result = rank.run(
     rank.Config(
       out=str(tmp_path),
+      checkpoint='planted',
       gradients=True,
       limit=4,
       batch_size=3,
@@ -344,7 +376,7 @@ def test_gate_gradients_against_a_finite_difference(tmp_path):
       permutations=0,
     )
   )
-  resources = resources_lib.load(rank.Config(limit=4))
+  resources = resources_lib.load(rank.Config(checkpoint='planted', limit=4))
   intact = control.HeadControl.intact(4, 8)
   for index in (0, 3):
     example = resources.source[index]

@@ -20,7 +20,7 @@ _HEAVY = {
   'torch',
   'transformers',
 }
-_EXPERIMENTS = ('inspect', 'rank')
+_EXPERIMENTS = tree.experiments()
 
 
 def _start(name, *arguments, check=True):
@@ -70,7 +70,7 @@ def test_help_within_a_second(name):
 @pytest.mark.parametrize('name', _EXPERIMENTS)
 @pytest.mark.parametrize(
   ('argument', 'words'),
-  [('--lmit=3', 'lmit'), ('--dtype=int8', 'float32, bfloat16'), ('x', "'x'")],
+  [('--lmit=3', 'lmit'), ('--seed=one', 'seed'), ('x', "'x'")],
 )
 def test_a_bad_command_line_is_told_as_fast(name, argument, words):
   done = _start(name, argument, check=False)

@@ -35,6 +35,7 @@ from corejax.experiments import runs
 from corejax.experiments import train_organism
 from corejax.models import registry
 from corejax.models.llava import modeling
+from corejax.models.organisms import hf_folder
 from corejax.models.organisms import planted
 from corejax.models.organisms import trained
 
@@ -104,8 +105,8 @@ def _read(packed, plan, b, q):
   ids = packed.tokens_BT[b, at : at + data.n_words(task)]
   return (
     task,
-    [trained.TOKENS[i] for i in ids],
-    trained.TOKENS[packed.target_BQ[b, q]],
+    [hf_folder.TOKENS[i] for i in ids],
+    hf_folder.TOKENS[packed.target_BQ[b, q]],
   )
 
 
@@ -119,8 +120,8 @@ def test_answers_are_what_the_cells_show(pages):
     own = slice(b * pages, (b + 1) * pages)
     marks = [
       (
-        trained.TOKENS[glyph_MI[own][p, i]],
-        trained.TOKENS[colour_MI[own][p, i]],
+        hf_folder.TOKENS[glyph_MI[own][p, i]],
+        hf_folder.TOKENS[colour_MI[own][p, i]],
         p,
       )
       for p, i in zip(*np.nonzero(glyph_MI[own] >= 0))

@@ -50,6 +50,15 @@ def python_files(*folders: str) -> list[pathlib.Path]:
   return sorted(files)
 
 
+def experiments() -> list[str]:
+  """The programs: modules of experiments/ that have an entry point."""
+  return [
+    path.stem
+    for path in sorted((ROOT / 'experiments').glob('*.py'))
+    if '\ndef cli(' in path.read_text()
+  ]
+
+
 def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
   """(line, dotted name) of every import in a file, nested ones included.
 

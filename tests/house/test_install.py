@@ -41,6 +41,7 @@ names = {e.name: e.value for e in
 assert names == {
   'corejax-rank': 'corejax.experiments.rank:cli',
   'corejax-inspect': 'corejax.experiments.inspect:cli',
+  'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """
 

@@ -2,12 +2,12 @@
 
 import csv
 import dataclasses
+import importlib
 import re
 
 import numpy as np
 import pytest
 
-from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import rank
 from helpers import tree
 
@@ -69,8 +69,9 @@ def test_no_placeholder_is_left(page):
 def test_flags_exist():
   # pip's own, in the commands that install, and what every program has.
   known = {'quiet', 'editable', 'help'}
-  for config in (rank.Config, inspect_lib.Config):
-    for field in dataclasses.fields(config):
+  for name in tree.experiments():
+    module = importlib.import_module(f'corejax.experiments.{name}')
+    for field in dataclasses.fields(module.Config):
       known.add(field.name)
       if field.type in (bool, 'bool'):
         known.add(f'no{field.name}')

@@ -21,6 +21,7 @@ from corejax.data.scenes import scene
 from corejax.data.scenes import source as scenes
 from corejax.data.scenes import vocab
 from corejax.models import registry
+from corejax.models.organisms import hf_folder
 from corejax.models.organisms import planted
 from corejax.models.organisms import planted_space as space
 from helpers import planted_runs
@@ -275,7 +276,7 @@ def test_visual_tokens_read_their_own_pages_number(loaded, known):
   a_TS = _weights(loaded, batch)[layer, 0, head]
   for row, page in zip(encoded.visual_I, encoded.layout.media_I):
     number = 2 + 18 * page  # <s> page N, 16 cells, page N, ..
-    assert encoded.tokens_T[number] == space.TOKENS.index(vocab.PAGES[page])
+    assert encoded.tokens_T[number] == hf_folder.ID[vocab.PAGES[page]]
     assert a_TS[row, number] > 0.95
 
 
