@@ -4,7 +4,7 @@ Everything is numbered from 0. Arrays that cross a function boundary carry
 their axes in their name, in these letters:
 
     B  batch                    L  layers
-    T  query position           C  channels
+    T  query position           C  channels; row classes (regions.ROW_CLASSES)
     S  key position             I  visual tokens (patches) of one sequence
     N  query heads              P  probe rows
     K  key/value heads          Q  query sets   (corejax.regions.QUERY_SETS)

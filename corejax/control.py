@@ -31,6 +31,8 @@ class AttendControl:
     blocked_BNR: bool [1|B, N, R] or None, regions a head may not read.
     region_BS: int8 [B, S] or None, region of every key; with blocked_BNR
       only. The same for all layers: it has no leading L.
+    rows_BT: bool [1|B, T] or None (all rows), the query rows that the limits
+      hold for; no leading L.
   """
 
   window_BN: jax.Array
@@ -38,8 +40,27 @@ class AttendControl:
   score_scale_BN: jax.Array
   blocked_BNR: jax.Array | None = None
   region_BS: jax.Array | None = None
+  rows_BT: jax.Array | None = None
 
   __repr__ = describe.fields
+
+  def of_head(self, n: jax.Array | int) -> 'AttendControl':
+    """The same of one head: N is 1."""
+    per_head = ('window_BN', 'sink_BN', 'score_scale_BN', 'blocked_BNR')
+    taken = {
+      name: jax.lax.dynamic_slice_in_dim(value, n, 1, axis=1)
+      for name in per_head
+      if (value := getattr(self, name)) is not None
+    }
+    return dataclasses.replace(self, **taken)
+
+  @property
+  def scale_BNTS(self) -> jax.Array:
+    """float32 [1|B, N, 1|T, 1], what scores are multiplied by, row by row."""
+    scale_BNTS = self.score_scale_BN[..., None, None]
+    if self.rows_BT is None:
+      return scale_BNTS
+    return jnp.where(self.rows_BT[:, None, :, None], scale_BNTS, 1.0)
 
 
 @jax.tree_util.register_dataclass
@@ -49,23 +70,41 @@ class OutputControl:
 
       out <- gate * out + (1 - gate) * replacement     on the chosen rows
 
+  A term whose factor is exactly 0 is dropped even where it is not finite: a
+  gate of 0 removes a head that overflowed, a gate of 1 never looks at the
+  replacement. Slopes by the gate stay those of the formula, with 0 for what
+  was dropped. (Backwards through the attention that made a NaN it still
+  spreads, as in any softmax.)
+
   Attributes:
     gate_BN: float32 [1|B, N]: 1 keep, 0 ablate; differentiable.
-    replacement_BTNH: [1|B, 1|T, N, H] or None (zeros).
+    replacement_BTNH: [1|B, 1|T, N, H] or None (zeros); with source_BT any
+      number of rows.
     rows_BT: bool [1|B, T] or None (all rows); no leading L.
+    source_BT: int32 [1|B, T] or None, the row of replacement_BTNH that each
+      row takes (its class's mean, its place in another example); no leading L.
   """
 
   gate_BN: jax.Array
   replacement_BTNH: jax.Array | None = None
   rows_BT: jax.Array | None = None
+  source_BT: jax.Array | None = None
 
   __repr__ = describe.fields
+
+
+# The same for all layers, so they do not lead with L.
+_SHARED_ATTEND = ('region_BS', 'rows_BT')
+_SHARED_OUTPUT = ('rows_BT', 'source_BT')
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class HeadControl:
-  """Both controls of all layers: every array but region/rows leads with L."""
+  """Both controls of all layers.
+
+  Every array leads with L, but for region_BS, rows_BT and source_BT.
+  """
 
   attend: AttendControl
   output: OutputControl
@@ -95,17 +134,21 @@ class HeadControl:
   def per_layer(self):
     """(stacked, shared): what `lax.scan` slices and what every layer sees."""
     stacked = HeadControl(
-      dataclasses.replace(self.attend, region_BS=None),
-      dataclasses.replace(self.output, rows_BT=None),
+      dataclasses.replace(self.attend, **dict.fromkeys(_SHARED_ATTEND)),
+      dataclasses.replace(self.output, **dict.fromkeys(_SHARED_OUTPUT)),
     )
-    return stacked, (self.attend.region_BS, self.output.rows_BT)
+    shared = (
+      {name: getattr(self.attend, name) for name in _SHARED_ATTEND},
+      {name: getattr(self.output, name) for name in _SHARED_OUTPUT},
+    )
+    return stacked, shared
 
   def join(self, shared) -> 'HeadControl':
     """Inverse of `per_layer` on one slice of `stacked`."""
-    region_BS, rows_BT = shared
+    of_attend, of_output = shared
     return HeadControl(
-      dataclasses.replace(self.attend, region_BS=region_BS),
-      dataclasses.replace(self.output, rows_BT=rows_BT),
+      dataclasses.replace(self.attend, **of_attend),
+      dataclasses.replace(self.output, **of_output),
     )
 
 
@@ -128,10 +171,22 @@ def apply_output(
     return out_BTNH
   # astype drops a weak type too, which would compute in the output's bfloat16.
   gate = control.gate_BN.astype(jnp.float32)[:, None, :, None]
-  edited = gate * out_BTNH
+  edited = gate * _dropped(out_BTNH, gate == 0)
   if control.replacement_BTNH is not None:
-    edited = edited + (1.0 - gate) * control.replacement_BTNH
+    replacement = control.replacement_BTNH
+    if control.source_BT is not None:
+      source = control.source_BT[..., None, None]
+      replacement = jnp.take_along_axis(replacement, source, axis=1)
+    edited = edited + (1.0 - gate) * _dropped(replacement, gate == 1)
   edited = edited.astype(out_BTNH.dtype)
   if control.rows_BT is None:
     return edited
   return jnp.where(control.rows_BT[:, :, None, None], edited, out_BTNH)
+
+
+def _dropped(x_BTNH: jax.Array, unused: jax.Array) -> jax.Array:
+  """x with 0 for what is both unused and not finite, as 0 * NaN is NaN.
+
+  Zeroing all that is unused would take its slope by the gate away.
+  """
+  return jnp.where(unused & ~jnp.isfinite(x_BTNH), 0, x_BTNH)

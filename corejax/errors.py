@@ -7,9 +7,31 @@ and keeps its traceback.
 
 import enum
 
+_LONGEST = 4000  # characters of a message; a hostile file's names have no end
+
+
+def one_line(text: str) -> str:
+  """The text as one line that does no harm on a terminal.
+
+  Messages quote names and values out of files: line breaks, control
+  characters and halves of surrogate pairs become escapes, and the middle of
+  what is too long goes (the remedy stands at the end).
+  """
+  if len(text) > _LONGEST:
+    half = _LONGEST // 2
+    text = f'{text[:half]} ... {text[-half:]}'
+  if text.isprintable():
+    return text
+  return ''.join(
+    c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+  )
+
 
 class UserError(ValueError):
   """What is wrong, where, and how to mend it, in one line."""
+
+  def __init__(self, message: str):
+    super().__init__(one_line(message))
 
 
 class Reason(enum.StrEnum):
@@ -38,6 +60,7 @@ class Rejected(ValueError):
   """
 
   def __init__(self, reason: Reason, detail: str):
+    detail = one_line(detail)
     super().__init__(f'{reason}: {detail}')
     self.reason = reason
     self.detail = detail

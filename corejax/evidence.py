@@ -1,7 +1,7 @@
 """From boxes and token spans to what a probe watches.
 
 `annotate` turns one encoded example into its regions and rows; `batch_probe`
-pads a few of them into a Probe.
+and `batch_rows` pad a few of them into a Probe and into Rows.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from corejax import errors
 from corejax import inputs as inputs_lib
 from corejax import probe as probe_lib
 from corejax import regions
+from corejax import rows as rows_lib
 from corejax.data import example as example_lib
 
 
@@ -58,6 +59,7 @@ def annotate(
   example: example_lib.Example,
   encoded: inputs_lib.Encoded,
   include_base: bool = True,
+  need_evidence: bool = True,
 ) -> Annotated:
   """Regions and rows of one example.
 
@@ -65,12 +67,14 @@ def annotate(
     example: with evidence.
     encoded: the same, as the model takes it.
     include_base: count base and thumbnail tiles as evidence too.
+    need_evidence: False lets an example pass that has none (a twin, say): it
+      has no token of that region.
 
   Raises:
     Rejected: no evidence, evidence cropped away, or evidence that the
       question cannot see because it comes later.
   """
-  if not example.evidence:
+  if need_evidence and not example.evidence:
     raise errors.Rejected(errors.Reason.NO_EVIDENCE, example.id)
   if not len(encoded.answer_A):
     raise errors.Rejected(errors.Reason.BAD_ANSWER, example.id)
@@ -79,7 +83,7 @@ def annotate(
     evidence_I = layout.tokens(example.evidence, include_base)
   except errors.Rejected as e:
     raise errors.Rejected(e.reason, f'{example.id}: {e.detail}') from e
-  last_evidence = encoded.visual_I[evidence_I].max()
+  last_evidence = encoded.visual_I[evidence_I].max(initial=-1)
   if last_evidence >= encoded.question[0]:
     raise errors.Rejected(
       errors.Reason.EVIDENCE_AFTER_QUERY,
@@ -151,4 +155,29 @@ def batch_probe(
     jnp.asarray(region_BS),
     jnp.asarray(visual_BI) if profile_set else None,
     regions.QUERY_SETS.index(profile_set) if profile_set else None,
+  )
+
+
+def batch_rows(batch: Sequence[Annotated], length: int) -> rows_lib.Rows:
+  """Pads annotated examples into one Rows.
+
+  Args:
+    batch: the examples, right-padded to `length`.
+    length: T.
+  """
+  shape = (len(batch), length)
+  class_BT = np.full(shape, regions.PADDING_ROW, np.int8)
+  query_BT = np.zeros(shape, bool)
+  decoded_BT = np.zeros(shape, bool)
+  for b, annotated in enumerate(batch):
+    n_tokens = len(annotated.region_T)
+    class_BT[b, :n_tokens] = regions.OTHER_TEXT_ROW
+    # Not by region: the first words of a question may be sinks.
+    class_BT[b, annotated.rows['question']] = regions.QUESTION_ROW
+    class_BT[b, annotated.visual_I] = regions.VISUAL_ROW
+    for rows in annotated.rows.values():
+      query_BT[b, rows] = True
+    decoded_BT[b, annotated.rows['last'][-1] + 1 : n_tokens] = True
+  return rows_lib.Rows(
+    jnp.asarray(class_BT), jnp.asarray(query_BT), jnp.asarray(decoded_BT)
   )

@@ -6,6 +6,8 @@
     @runs/rank/x/heads.csv:top30   first 30;  :bottom5%  :bottom30
     @runs/rank/x:per_layer2        best two of every layer
     @runs/rank/x:fdr0.01           q_value < 0.01
+    @scores.json:top5%             scores per sample of another tool
+    @heads.yaml                    a list of heads
 
 What follows `@` is read by `corejax.ranking.parse_heads`.
 """

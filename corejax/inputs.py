@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from corejax import cache as cache_lib
 from corejax import describe
 from corejax import layout as layout_lib
 from corejax import masks
@@ -50,6 +51,17 @@ class Encoded:
 
   __repr__ = describe.fields
 
+  def prompt(self) -> 'Encoded':
+    """The same without its answer: what a model is given to go on from."""
+    end = self.prompt_len
+    return dataclasses.replace(
+      self,
+      tokens_T=self.tokens_T[:end],
+      positions_T=self.positions_T[..., :end],
+      feature_T=self.feature_T[:end],
+      answer_A=self.answer_A[:0],
+    )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +75,8 @@ class Inputs:
     vision: arrays under HF's names, pictures of all examples concatenated in
       batch order (then padding pictures, which nobody reads).
     feature_BT: int32 [B, T], row of the flattened visual features; -1 text.
+    features_ID: [all pictures' features, D], made by the family's `see`; None:
+      forward runs the tower over `vision`.
   """
 
   tokens_BT: jax.Array
@@ -70,6 +84,7 @@ class Inputs:
   mask: masks.AttnMask
   vision: dict[str, jax.Array]
   feature_BT: jax.Array
+  features_ID: jax.Array | None = None
 
   __repr__ = describe.fields
 
@@ -83,9 +98,11 @@ class Output:
     logits_BPV: float32, at the rows asked for (all rows: P = T).
     measured: probe_lib.Measured with a leading layer axis: mass
       [L, B, Q, N, R], profile [L, B, N, I], weights [L, B, N, T, S].
+    cache: the one given, with these rows' keys and values.
   """
 
   logits_BPV: jax.Array
   measured: probe_lib.Measured | None = None
+  cache: cache_lib.Cache | None = None
 
   __repr__ = describe.fields

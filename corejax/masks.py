@@ -73,7 +73,8 @@ def visible(
     mask: the mask.
     i_BP: int32 [B, P], the rows' key positions (`row_positions`).
     kv_size: S.
-    control: one layer's AttendControl or None.
+    control: one layer's AttendControl or None; its rows_BT, if any, are those
+      same rows [1|B, P].
     q_segment_BP: int32 [B, P], segments of those rows; needed if the mask has
       segments.
 
@@ -105,7 +106,7 @@ def visible(
   if control is None:
     return seen
   from_start_B11S = (j_S - start_B[:, None])[:, None, None, :]
-  seen &= (back_BPS[:, None] < control.window_BN[..., None, None]) | (
+  allowed = (back_BPS[:, None] < control.window_BN[..., None, None]) | (
     from_start_B11S < control.sink_BN[..., None, None]
   )
   if control.blocked_BNR is not None:
@@ -117,5 +118,7 @@ def visible(
       control.region_BS[:, None, :].astype(jnp.int32),
       axis=2,
     )
-    seen &= ~barred_BNS[:, :, None, :]
-  return seen
+    allowed &= ~barred_BNS[:, :, None, :]
+  if control.rows_BT is not None:
+    allowed |= ~control.rows_BT[:, None, :, None]
+  return seen & allowed

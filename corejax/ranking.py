@@ -24,14 +24,15 @@ import numpy as np
 from corejax import competing
 from corejax import describe
 from corejax import errors
+from corejax import exchange
 from corejax import findings as findings_lib
 from corejax import heads as heads_lib
 from corejax import nulls
+from corejax import parts
 from corejax import ram as ram_lib
 from corejax import regions
 from corejax import scores as scores_lib
 from corejax import selection as selection_lib
-from corejax import store
 from corejax import table as table_lib
 from corejax.stats import accuracy
 from corejax.stats import bootstrap as bootstrap_lib
@@ -173,7 +174,7 @@ class HeadRanking:
     Raises:
       UserError: it cannot be written.
     """
-    store.write_atomic(path, self.to_csv().encode())
+    parts.write_atomic(path, self.to_csv().encode())
 
   @classmethod
   def read_csv(cls, path: str | os.PathLike) -> HeadRanking:
@@ -418,8 +419,9 @@ def parse_heads(
   """Reads a set of heads, of a ranking too (grammar: see corejax.heads).
 
   `@PATH[:SELECTION]` is split at the last colon, if what follows it is a
-  selection; so a path may hold colons. PATH is a heads.csv or a run's folder.
-  Without a selection the ranking's own is taken.
+  selection; so a path may hold colons. PATH is a heads.csv, a run's folder, or
+  a file of another tool (`corejax.exchange`). Without a selection the ranking's
+  own is taken.
 
   Args:
     text: what the user wrote.
@@ -448,6 +450,20 @@ def parse_heads(
         raise errors.UserError(
           f'{text[:80]!r}: there is no {path[:80]!r}, and {e}'
         ) from e
+  if exchange.is_scores(path) or exchange.is_heads(path):
+    return exchange.select(path, rule, n_layers, n_heads, model)
+  ranking = read_for(path, n_layers, n_heads, model)
+  return ranking.selected if rule is None else ranking.select(rule)
+
+
+def read_for(
+  path: str, n_layers: int, n_heads: int, model: str = 'the model'
+) -> HeadRanking:
+  """The ranking in this file or run's folder, of a model of this shape.
+
+  Raises:
+    UserError: it is not there, is no ranking, or one of another shape.
+  """
   ranking = HeadRanking.read_csv(path)
   if (ranking.n_layers, ranking.n_heads) != (n_layers, n_heads):
     raise errors.UserError(
@@ -455,7 +471,7 @@ def parse_heads(
       f'{ranking.n_heads} heads; {model} has {n_layers} x {n_heads}: rank '
       'this model first'
     )
-  return ranking.selected if rule is None else ranking.select(rule)
+  return ranking
 
 
 def _exists(path: str) -> bool:

@@ -1,4 +1,7 @@
-"""Regions of the keys and sets of the query rows: the two axes of a mass.
+"""Regions of the keys, sets of the query rows and classes of all rows.
+
+Masses have a region and a query set as axes; classes are what an ablation
+averages over and replaces by.
 
 A prompt of one picture, its evidence `e`, distractors `1` and `2`:
 
@@ -6,8 +9,9 @@ A prompt of one picture, its evidence `e`, distractors `1` and `2`:
     region   k    k   k   o o e e o 1 o 2   q    q  q    t         t    t
     rows                                    ^question^             ^    last
                                                                    ^.. answer
+    class    t   t   t   v v v v v v v v    q    q   q    t        t    t
 
-k sink, o other_visual, q question, t other_text.
+k sink, o other_visual, q question, t other_text; v visual.
 """
 
 from collections.abc import Sequence
@@ -34,6 +38,12 @@ OTHER_TEXT = 8
 VISUAL = (EVIDENCE, *DISTRACTORS, OTHER_VISUAL)
 
 QUERY_SETS = ('question', 'last', 'answer')
+
+# Every row has one class; the answer's rows are other text.
+ROW_CLASSES = ('visual', 'question', 'other_text')
+VISUAL_ROW, QUESTION_ROW, OTHER_TEXT_ROW = range(3)
+PADDING_ROW = -1
+
 N_SINK = 4  # the first non-visual tokens, SCIENCE "Regions"
 
 

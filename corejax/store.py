@@ -1,28 +1,26 @@
-"""The score store: one immutable file per batch, and which exist is the state.
-
-    <run>/scores/part-00000.npz
-                 part-00001.npz        absent = still to be measured
-                 .part-00002.npz.tmp   a write that was cut off; overwritten
+"""The score store: what every batch of a ranking's run left behind.
 
 A batch is records [b * size, (b + 1) * size) of the source whatever the number
-of processes and devices, so a resumed run makes the same files.
+of processes and devices, so a resumed run makes the same files (parts.py
+says which).
 """
 
 from collections.abc import Sequence
 import dataclasses
-import io
-import json
-import os
-import pathlib
-import zipfile
 
 import numpy as np
 
 from corejax import errors
+from corejax import parts as parts_lib
 from corejax import scores as scores_lib
 
 _OPTIONAL = ('baseline_ELNQR', 'written_ELNQ', 'gradient_ELN')
 _RAGGED = ('evidence', 'shifted', 'profile')
+# What `load` asks of every row.
+_ROW = {
+  **dict.fromkeys(('id', 'cluster', 'task', 'media', 'layout'), str),
+  **{'index': int, 'correct': bool, 'logprob': float},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,53 +49,32 @@ class Part:
   gradient_ELN: np.ndarray | None = None
 
 
-def write_atomic(path: os.PathLike | str, data: bytes) -> None:
-  """Writes a file that is either whole or absent.
+def _check(part: Part) -> None:
+  """Does a part hold what `load` takes for granted?
 
   Raises:
-    UserError: the disk is full or the folder cannot be written.
+    ValueError, KeyError, TypeError: it does not.
   """
-  path = pathlib.Path(path)
-  temporary = path.parent / f'.{path.name}.tmp'
-  try:
-    with open(temporary, 'wb') as f:
-      f.write(data)
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(temporary, path)
-  except OSError as e:
-    temporary.unlink(missing_ok=True)
-    raise errors.UserError(
-      f'{path}: cannot be written ({e.strerror or e}); earlier parts are kept: '
-      'make room or mend the folder and run the same command again'
-    ) from e
+  for row in part.rows:
+    for key, kind in _ROW.items():
+      if not isinstance(row[key], kind):
+        raise TypeError(f'{key}={row[key]!r} is no {kind.__name__}')
+    if abs(row['logprob']) > float(np.finfo(np.float32).max):
+      raise ValueError(f'logprob={row["logprob"]} is beyond float32')
+  if not all(isinstance(row['reason'], str) for row in part.rejected):
+    raise TypeError('a rejection without its reason')
+  if part.profile_set is not None and not isinstance(part.profile_set, str):
+    raise TypeError(f'profile_set={part.profile_set!r}')
+  if part.rows and (part.profile_set is None) != (part.profiles is None):
+    raise ValueError('profiles without their query set, or the other way')
+  optional = (getattr(part, name) for name in _OPTIONAL)
+  for array in (part.mass_ELNQR, part.count_ER, *optional):
+    if array is not None and len(array) != len(part.rows):
+      raise ValueError(f'{len(array)} arrays for {len(part.rows)} rows')
 
 
-class ScoreStore:
-  """The parts of one run.
-
-  Attributes:
-    folder: where they lie.
-    n_parts: how many there will be.
-    run: what the parts belong to; a part of another run is not read.
-  """
-
-  def __init__(self, folder: os.PathLike | str, n_parts: int, run: str = ''):
-    self.folder = pathlib.Path(folder)
-    self.n_parts = n_parts
-    self.run = run
-
-  def path(self, index: int) -> pathlib.Path:
-    return self.folder / f'part-{index:05d}.npz'
-
-  def missing(self) -> list[int]:
-    """Indices of the parts that are still to be measured."""
-    return [i for i in range(self.n_parts) if not self.path(i).exists()]
-
-  def clear(self) -> None:
-    """Removes every part."""
-    for path in self.folder.glob('*part-*.npz*'):  # cut-off writes too
-      path.unlink()
+class ScoreStore(parts_lib.PartStore):
+  """The parts of a ranking's run."""
 
   def write(self, index: int, part: Part) -> None:
     """Writes one part, whole or not at all.
@@ -106,13 +83,11 @@ class ScoreStore:
       UserError: it cannot be written.
     """
     head = {
-      'run': self.run,
       'profile_set': part.profile_set,
       'rows': part.rows,
       'rejected': part.rejected,
     }
     arrays = {
-      'head': np.array(json.dumps(head)),
       'mass': part.mass_ELNQR.astype(np.float32),
       'count': part.count_ER.astype(np.int32),
     }
@@ -124,39 +99,24 @@ class ScoreStore:
     for name, values in zip(_RAGGED, ragged):
       for e, value in enumerate(values if values is not None else ()):
         arrays[f'{name}_{e}'] = value
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    try:
-      self.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-      raise errors.UserError(
-        f'{self.folder}: cannot be made ({e.strerror}); choose another --out'
-      ) from e
-    write_atomic(self.path(index), buffer.getvalue())
+    self.put(index, head, arrays)
 
   def read(self, index: int) -> Part:
     """Reads one part back.
 
     Raises:
-      UserError: it is unreadable; the message says to remove it.
+      UserError: it is unreadable (the message says to remove it), or a part of
+        another run.
     """
-    path = self.path(index)
-    try:
-      with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as f:
-        arrays = dict(f)
-      head = json.loads(str(arrays['head']))
-      if head['run'] != self.run:
-        raise errors.UserError(
-          f'{path}: a part of another run ({head["run"]}, this is {self.run}); '
-          'choose another --out, or --noresume to start this one over'
-        )
+    head, arrays = self.open(index)
+    with parts_lib.readable(self.path(index)):
       n = len(head['rows'])
       ragged = {
         name: [arrays[f'{name}_{e}'] for e in range(n)]
         for name in _RAGGED
         if f'{name}_0' in arrays or name != 'profile'
       }
-      return Part(
+      part = Part(
         rows=head['rows'],
         rejected=head['rejected'],
         mass_ELNQR=arrays['mass'],
@@ -167,13 +127,8 @@ class ScoreStore:
         profile_set=head['profile_set'],
         **{name: arrays.get(name) for name in _OPTIONAL},
       )
-    except errors.UserError:
-      raise
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
-      raise errors.UserError(
-        f'{path}: not a readable store part ({type(e).__name__}: {e}); remove '
-        'this file and run the same command again'
-      ) from e
+      _check(part)
+      return part
 
   def load(self) -> tuple[scores_lib.Scores, list[dict], list[dict]]:
     """All parts as (Scores, rows of examples.jsonl, rejected records).

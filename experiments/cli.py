@@ -4,10 +4,15 @@ Exit codes: 0 done; 2 user error, one line; 75 preempted, state saved; 1 a bug,
 with its traceback in the run folder.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import gc
+import os
+import select
 import signal
 import sys
 import threading
+import types
 from typing import Any
 
 from corejax import errors
@@ -16,41 +21,108 @@ from corejax.experiments import config as config_lib
 EX_USER = 2
 EX_PREEMPTED = 75
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_AGAIN_S = 0.5
+
 
 class Preempted(BaseException):
-  """Raised between batches after SIGTERM or Ctrl-C; the state is saved.
+  """Raised after SIGTERM or Ctrl-C; the state is saved.
 
   Not an Exception: it is no fault, and nothing on its way up may swallow it.
   """
 
 
 class Stop:
-  """Turns SIGTERM and SIGINT into a flag that a loop looks at.
+  """Turns SIGTERM and Ctrl-C into Preempted, and the next one into an end.
 
-  A second signal acts as usual. Outside the main thread nothing is caught.
+      first, within `at_once()`   Preempted is raised wherever the program is
+      first, elsewhere            Preempted is raised by the next `check()`
+      second                      the process ends at once with exit code 75
+
+  Every file of a run is whole at any moment, so even the last loses no more
+  than what was being computed. Outside the main thread nothing is caught.
   """
 
   def __init__(self):
     self.asked = False
+    self._at_once = False
     self._before: dict[int, Any] = {}
+    self._watched: tuple[int, int, int, threading.Thread] | None = None
 
   def __enter__(self):
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGINT):
+      read, write = os.pipe()
+      os.set_blocking(write, False)
+      wakeup = signal.set_wakeup_fd(write)
+      thread = threading.Thread(target=self._watch, args=(read,), daemon=True)
+      self._watched = read, write, wakeup, thread
+      thread.start()
+      for number in _SIGNALS:
         self._before[number] = signal.signal(number, self._note)
     return self
 
   def __exit__(self, *_):
-    self._restore()
-
-  def _note(self, number, _):
-    self.asked = True
-    self._restore()
-
-  def _restore(self):
+    # The thread first: it signals only to a handler of ours.
+    if self._watched is not None:
+      read, write, wakeup, thread = self._watched
+      signal.set_wakeup_fd(wakeup)
+      os.close(write)
+      thread.join()
+      os.close(read)
+      self._watched = None
     for number, handler in self._before.items():
       signal.signal(number, handler)
     self._before = {}
+
+  def _note(self, _, frame: types.FrameType | None):
+    self.asked = True
+    if self._at_once and not _collecting(frame):
+      raise Preempted
+
+  def _watch(self, read: int) -> None:
+    """Ends the process at the second signal; sees to it that the first works.
+
+    In a thread: the main one may be compiling, for minutes, and Python runs a
+    signal's handler only when such a call returns.
+    """
+    main = threading.main_thread().ident or 0
+    patience, own = None, False
+    while True:
+      if not select.select([read], [], [], patience)[0]:
+        if self._at_once and not own:  # what the handler raised was dropped
+          own = True
+          signal.pthread_kill(main, signal.SIGTERM)
+      elif not (number := os.read(read, 1)):
+        return
+      elif number[0] not in _SIGNALS:
+        continue
+      elif own:
+        own = False
+      elif patience is None:
+        patience = _AGAIN_S
+        os.write(2, b'stopping; a second signal ends this at once\n')
+      else:
+        os.write(2, b'stopped; the same command again continues\n')
+        os._exit(EX_PREEMPTED)
+
+  @contextlib.contextmanager
+  def at_once(self, alone: bool = True) -> Iterator[None]:
+    """Where nothing needs to be saved: a signal does not wait for `check`.
+
+    Args:
+      alone: False where other processes wait for this one; changes nothing
+        then, since all must stop together.
+    """
+    if not alone:
+      yield
+      return
+    self._at_once = True
+    try:
+      self.check()
+      yield
+      self.check()  # what was interrupted may have swallowed it
+    finally:
+      self._at_once = False
 
   def check(self, go_on: Callable[[bool], bool] = bool):
     """Raises Preempted if a signal came.
@@ -60,6 +132,16 @@ class Stop:
     """
     if not go_on(not self.asked):
       raise Preempted
+
+
+def _collecting(frame: types.FrameType | None) -> bool:
+  """Is Python collecting garbage? It drops what is raised meanwhile."""
+  codes = {getattr(callback, '__code__', None) for callback in gc.callbacks}
+  while frame is not None:
+    if frame.f_code in codes:
+      return True
+    frame = frame.f_back
+  return False
 
 
 def main(

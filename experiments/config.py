@@ -21,6 +21,37 @@ def setting(default: Any, help_text: str, choices: tuple[str, ...] = ()) -> Any:
   )
 
 
+def arguments(name: str, help_text: str) -> Any:
+  """A tuple of strings that is what stands on the command line without --.
+
+  A config has one such field at most; without one, stray arguments are refused.
+
+  Args:
+    name: of one of them, in capitals, for --help.
+    help_text: what they are.
+  """
+  return dataclasses.field(
+    default=(), metadata=dict(help=help_text, choices=(), arguments=name)
+  )
+
+
+def flag_fields(config_class: type[Any]) -> list[dataclasses.Field]:
+  """The fields that are flags."""
+  return [
+    field
+    for field in dataclasses.fields(config_class)
+    if 'arguments' not in field.metadata
+  ]
+
+
+def _arguments_field(config_class: type[Any]) -> dataclasses.Field | None:
+  """The field that takes what is no flag."""
+  for field in dataclasses.fields(config_class):
+    if 'arguments' in field.metadata:
+      return field
+  return None
+
+
 @dataclasses.dataclass(frozen=True)
 class Shared:
   """Settings that every experiment takes."""
@@ -95,7 +126,7 @@ _DEFINE = {
 
 def define_flags(config_class: type[Any], fv: flags.FlagValues) -> None:
   """Defines one flag per field of the config class on `fv`."""
-  for field in dataclasses.fields(config_class):
+  for field in flag_fields(config_class):
     text = field.metadata['help']
     if field.metadata['choices']:
       text += f' ({" | ".join(field.metadata["choices"])})'
@@ -116,14 +147,16 @@ def parse(config_class: type[Any], argv: list[str]) -> Any:
     rest = fv(argv)
   except flags.Error as e:
     raise errors.UserError(f'{" ".join(str(e).split())}; see --help') from e
-  if len(rest) > 1:
+  values: dict[str, Any] = {
+    field.name: fv[field.name].value for field in flag_fields(config_class)
+  }
+  taking = _arguments_field(config_class)
+  if taking is not None:
+    values[taking.name] = tuple(rest[1:])
+  elif len(rest) > 1:
     raise errors.UserError(
       f'{rest[1]!r} is not a flag; write --name=value, see --help'
     )
-  values: dict[str, Any] = {
-    field.name: fv[field.name].value
-    for field in dataclasses.fields(config_class)
-  }
   return config_class(**values)
 
 
@@ -131,7 +164,13 @@ def help_text(config_class: type[Any], title: str) -> str:
   """What --help prints."""
   lines = [title, '']
   own = {f.name for f in dataclasses.fields(Shared)}
-  fields = dataclasses.fields(config_class)
+  fields = flag_fields(config_class)
+  if taking := _arguments_field(config_class):
+    lines += [
+      f'{taking.metadata["arguments"]} ...',
+      f'      {taking.metadata["help"]}',
+      '',
+    ]
   for head, chosen in (
     ('Its own flags', [f for f in fields if f.name not in own]),
     ('Shared flags', [f for f in fields if f.name in own]),

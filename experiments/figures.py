@@ -9,13 +9,15 @@ from matplotlib import patches as mpl_patches
 import numpy as np
 
 from corejax import drawing
+from corejax import effects as effects_lib
 from corejax import layout as layout_lib
 from corejax.data import example as example_lib
 
 _EVIDENCE, _DISTRACTOR = '#12b886', '#f76707'
 
 
-def _png(figure: mpl_figure.Figure, dpi: int) -> bytes:
+def png(figure: mpl_figure.Figure, dpi: int) -> bytes:
+  """The figure as a file's content."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=dpi, bbox_inches='tight')
   return buffer.getvalue()
@@ -38,7 +40,93 @@ def heatmap(
   axes = figure.subplots()
   drawing.head_map(axes, score_LN, selected_LN, label)
   axes.set_title(title, fontsize=10, loc='left')
-  return _png(figure, 150)
+  return png(figure, 150)
+
+
+# Okabe and Ito's colours, which the colour-blind tell apart.
+_GROUPS = {
+  'top': ('top', '#d55e00', '-'),
+  'given': ('given heads', '#d55e00', '-'),
+  'layer_matched': ('layer-matched', '#0072b2', '-'),
+  'random': ('random', '#56b4e9', '--'),
+  'median': ('median', '#009e73', ':'),
+  'bottom': ('bottom', '#999999', '-.'),
+}
+
+
+def curves(
+  outcomes: effects_lib.Outcomes,
+  rows: Sequence[effects_lib.Effect],
+  title: str,
+) -> bytes:
+  """Accuracy against heads cut, a panel a task, a line a group, as PNG.
+
+  Bands are 95% intervals; random groups are means over their draws.
+
+  Args:
+    outcomes: of the sweep.
+    rows: of effects.curve.
+    title: above the picture.
+  """
+  tasks = list(outcomes.parts())
+  n_columns = min(3, len(tasks))
+  n_rows = -(-len(tasks) // n_columns)
+  figure = mpl_figure.Figure(
+    figsize=(4 * n_columns, 1 + 2.6 * n_rows), layout='constrained'
+  )
+  panels = figure.subplots(n_rows, n_columns, squeeze=False, sharey=True)
+  intact = {row.task: row for row in rows if row.k == 0}
+  for place, axes in enumerate(panels.ravel()):
+    if place >= len(tasks):
+      axes.set_visible(False)
+      continue
+    task = tasks[place]
+    for group, (name, colour, style) in _GROUPS.items():
+      line = [intact[task]]
+      for k in outcomes.ks:
+        drawn = len(outcomes.of(group, k)) > 1
+        line += [
+          row
+          for row in rows
+          if (row.group, row.k, row.task) == (group, k, task)
+          and (row.seed == effects_lib.ALL_DRAWS or not drawn)
+        ]
+      if len(line) == 1:
+        continue
+      ks = [row.k for row in line]
+      axes.plot(
+        ks,
+        [row.accuracy.value for row in line],
+        style,
+        color=colour,
+        label=name,
+        marker='o',
+        markersize=3,
+      )
+      axes.fill_between(
+        ks,
+        [row.accuracy.low for row in line],
+        [row.accuracy.high for row in line],
+        color=colour,
+        alpha=0.15,
+        linewidth=0,
+      )
+    axes.set_title(task, fontsize=9)
+    axes.set_ylim(-0.03, 1.03)
+    axes.grid(alpha=0.3)
+    if place >= len(tasks) - n_columns:
+      axes.set_xlabel('heads cut')
+    if place % n_columns == 0:
+      axes.set_ylabel('accuracy')
+  figure.legend(
+    *panels[0, 0].get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=len(_GROUPS),
+    frameon=False,
+    fontsize=8,
+  )
+  figure.suptitle(title, fontsize=10, x=0.01, ha='left')
+  return png(figure, 150)
 
 
 def token_map(
@@ -111,4 +199,4 @@ def token_map(
   axes.set_title('\n'.join(textwrap.wrap(title, 100)), fontsize=9, loc='left')
   axes.set_xticks([])
   axes.set_yticks([])
-  return _png(figure, 130)
+  return png(figure, 130)

@@ -111,21 +111,17 @@ def run(config: Config) -> Result | None:
   """Shows one example as the model gets it.
 
   Raises:
-    UserError: no such example, or it is rejected (the reason is said).
+    UserError: no such example, it is rejected (the reason is said), or the
+      folder cannot be written.
   """
-  import io
+  with cli_lib.Stop() as stop, stop.at_once():
+    return _run(config)
 
-  import numpy as np
 
-  from corejax import regions
-  from corejax import store
-  from corejax.experiments import figures
+def _run(config: Config) -> Result | None:
   from corejax.experiments import measure
-  from corejax.experiments import report
-  from corejax.experiments import report_examples
   from corejax.experiments import resources as resources_lib
   from corejax.experiments import runs
-  from corejax.models import images
 
   source = resources_lib.load_source(config)
   processor = resources_lib.load_processor(config)
@@ -136,8 +132,7 @@ def run(config: Config) -> Result | None:
     raise errors.UserError(
       f'--example={config.example}: rejected, {e}; choose another'
     ) from e
-  example, encoded = prepared.example, prepared.encoded
-  annotated, layout = prepared.annotated, encoded.layout
+  example, annotated = prepared.example, prepared.annotated
   text = listing(prepared, processor.tokenizer.convert_ids_to_tokens)
   boxes = ', '.join(str(b) for b in example.evidence)
   print(f'{example.id}  task {example.task}  cluster {example.cluster}')
@@ -145,7 +140,7 @@ def run(config: Config) -> Result | None:
   print(f'answer    {example.answers[0]}')
   print(
     f'evidence  {boxes}: {int(annotated.evidence_I.sum())} of '
-    f'{len(layout)} visual tokens (chance {annotated.chance:.4f})'
+    f'{len(annotated.visual_I)} visual tokens (chance {annotated.chance:.4f})'
   )
   print(text)
   if config.dry_run:
@@ -153,14 +148,20 @@ def run(config: Config) -> Result | None:
   out = runs.folder_path(
     config.out or f'runs/inspect/{config.model}-{config.data}/{index}'
   )
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-  except OSError as e:
-    raise errors.UserError(
-      f'--out={out}: cannot be made ({e.strerror}); choose another folder'
-    ) from e
+  with runs.locked(out):
+    return _write(config, out, prepared, text)
+
+
+def _arrays(prepared) -> dict:
+  """What inputs.npz holds."""
+  import numpy as np
+
+  from corejax import regions
+
+  example, encoded = prepared.example, prepared.encoded
+  annotated, layout = prepared.annotated, encoded.layout
   cover_I = np.max([layout.cover(box) for box in example.evidence], axis=0)
-  arrays = {
+  return {
     'input_ids': encoded.tokens_T[None],
     'attention_mask': np.ones_like(encoded.tokens_T)[None],
     'position_ids': encoded.positions_T[None],
@@ -180,18 +181,37 @@ def run(config: Config) -> Result | None:
     'regions': np.array(regions.REGIONS),
     'query_sets': np.array(regions.QUERY_SETS),
   }
+
+
+def _write(config: Config, out: pathlib.Path, prepared, text: str) -> Result:
+  """Fills the folder."""
+  import io
+
+  import numpy as np
+
+  from corejax import parts
+  from corejax.experiments import figures
+  from corejax.experiments import report
+  from corejax.experiments import report_examples
+  from corejax.experiments import resources as resources_lib
+  from corejax.models import images
+
+  example, arrays = prepared.example, _arrays(prepared)
+  for earlier in (report.FILE, *(p.name for p in out.glob('media-*.png'))):
+    with parts.changing(out / earlier):
+      (out / earlier).unlink(missing_ok=True)
   buffer = io.BytesIO()
   np.savez(buffer, **arrays)
-  store.write_atomic(out / 'inputs.npz', buffer.getvalue())
-  store.write_atomic(out / 'tokens.txt', (text + '\n').encode())
+  parts.write_atomic(out / 'inputs.npz', buffer.getvalue())
+  parts.write_atomic(out / 'tokens.txt', (text + '\n').encode())
   for media, encoded_picture in enumerate(example.media):
-    store.write_atomic(
+    parts.write_atomic(
       out / f'media-{media}.png',
       figures.token_map(
         np.asarray(images.decode(encoded_picture)),
         media,
-        layout,
-        annotated.evidence_I,
+        prepared.encoded.layout,
+        prepared.annotated.evidence_I,
         example,
         f'{example.id}, picture {media}: {example.question[:180]}',
       ),
@@ -204,7 +224,7 @@ def run(config: Config) -> Result | None:
       report.About.of(resources),
       text,
     )
-    store.write_atomic(out / report.FILE, page.encode())
+    parts.write_atomic(out / report.FILE, page.encode())
     files += f', {report.FILE}'
   print(f'files     {out}/{files}')
   return Result(example, out, arrays, text)

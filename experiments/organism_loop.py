@@ -5,10 +5,12 @@ schedule follows (step, moved); data are a function of the step. So a run that
 was killed continues to the same weights bit for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import csv
 import dataclasses
 import io
+import logging
 import pathlib
 from typing import Any
 
@@ -63,10 +65,32 @@ class _Place:
   moved: int = -1
 
 
+@contextlib.contextmanager
+def _told(failed: Callable[[str], str]) -> Iterator[None]:
+  """Says what orbax fails at as a UserError, in one line.
+
+  Args:
+    failed: from orbax's own words to the message.
+  """
+  log = logging.getLogger('absl')
+  before = log.level
+  log.setLevel(logging.CRITICAL)  # orbax also logs what it raises, at length
+  try:
+    yield
+  except Exception as e:
+    # Of a damaged array orbax says so with a bare Exception.
+    if type(e) is not Exception and not isinstance(e, OSError | ValueError):
+      raise
+    raise errors.UserError(failed(' '.join(str(e).split())[:300])) from e
+  finally:
+    log.setLevel(before)
+
+
 class Saved:
   """The checkpoints of a run, the last two."""
 
   def __init__(self, folder: pathlib.Path):
+    self._folder = folder
     # Here, not above: orbax registers flags when it is imported.
     import orbax.checkpoint as ocp
 
@@ -85,21 +109,41 @@ class Saved:
     self._manager.close()
 
   def write(self, place: _Place) -> None:
-    """Saves, whole or not at all; a step that is there stays as it is."""
+    """Saves, whole or not at all; a step that is there stays as it is.
+
+    Raises:
+      UserError: the disk is full or the folder cannot be written.
+    """
     if place.step in self._manager.all_steps():
       return
     tree = _tree(place)
-    self._manager.save(place.step, args=self._ocp.args.StandardSave(tree))
+    with _told(
+      lambda why: (
+        f'{self._folder}: step {place.step} cannot be saved ({why}); earlier '
+        'checkpoints are kept: make room and run the same command again'
+      )
+    ):
+      self._manager.save(place.step, args=self._ocp.args.StandardSave(tree))
 
   def restore(self, place: _Place) -> None:
-    """Puts the last checkpoint, if there is any, into `place`."""
+    """Puts the last checkpoint, if there is any, into `place`.
+
+    Raises:
+      UserError: it cannot be read; the message says to remove it.
+    """
     step = self._manager.latest_step()
     if step is None:
       return
     like = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _tree(place))
-    tree = self._manager.restore(
-      step, args=self._ocp.args.StandardRestore(like)
-    )
+    with _told(
+      lambda why: (
+        f'{self._folder / str(step)}: not a readable checkpoint ({why}); '
+        'remove this folder and run the same command again'
+      )
+    ):
+      tree = self._manager.restore(
+        step, args=self._ocp.args.StandardRestore(like)
+      )
     leaves, shape = jax.tree.flatten(place.state)
     place.state = jax.tree.unflatten(
       shape, [jnp.asarray(tree['state'][str(i)]) for i in range(len(leaves))]
@@ -208,11 +252,11 @@ def train(
     try:
       _stages(job, table, place, saved, history, check)
     except (cli_lib.Preempted, errors.UserError):
-      saved.write(place)
       history.write()
+      saved.write(place)
       raise
-    saved.write(place)
     history.write()
+    saved.write(place)
   return training.model_of(job.model, place.state.params), place.step
 
 
@@ -239,5 +283,7 @@ def _stages(job, table, place, saved, history, check) -> None:
         ):
           place.moved = place.step
         if place.step % job.save_every == 0:
-          saved.write(place)
+          # In this order: lines beyond the checkpoint are dropped on resuming,
+          # lines that are missing could not be made again.
           history.write()
+          saved.write(place)

@@ -8,6 +8,8 @@ what is still to be measured, and writes; the others only compute.
                                JAX_NUM_PROCESSES=n  JAX_PROCESS_ID=0..n-1
 """
 
+from collections.abc import Iterator
+import contextlib
 import os
 
 import jax
@@ -15,6 +17,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from corejax import errors
+from corejax.experiments import cli as cli_lib
 
 _NAMED = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
 
@@ -37,6 +40,8 @@ def initialize() -> None:
   """
   if jax.distributed.is_initialized():
     return
+  # jax would take SIGTERM for itself, and cli.Stop would never hear of it.
+  jax.config.update('jax_enable_preemption_service', False)
   given = {name: os.environ.get(name, '') for name in _NAMED}
   if given['JAX_NUM_PROCESSES']:
     missing = [name for name, value in given.items() if not value]
@@ -55,6 +60,11 @@ def initialize() -> None:
     jax.distributed.initialize()
 
 
+def is_alone() -> bool:
+  """Is this the only process?"""
+  return jax.process_count() == 1
+
+
 def is_first() -> bool:
   """Is this the process that writes?"""
   return jax.process_index() == 0
@@ -62,14 +72,41 @@ def is_first() -> bool:
 
 def every(flag: bool) -> bool:
   """Is it so on every process? All must ask together."""
-  if jax.process_count() == 1:
+  if is_alone():
     return flag
   return bool(np.all(multihost_utils.process_allgather(np.array(flag))))
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """Around a loop that asks `every` each time round: one fails, all end.
+
+  All processes enter together. A failure that one process alone meets between
+  two rounds (its disk is full) reaches the others where they ask next, in the
+  loop or at its end; left alone, they would wait for it for minutes.
+
+  Raises:
+    UserError: as it came, or that another process failed.
+  """
+  try:
+    yield
+  except errors.UserError:
+    every(False)  # shall we go on?
+    every(False)  # has nobody failed?
+    raise
+  except cli_lib.Preempted:
+    if every(True):
+      raise
+  else:
+    if every(True):
+      return
+    every(True)
+  raise errors.UserError('another process failed; see its line')
+
+
 def agree(values: list[int], size: int) -> list[int]:
   """Process 0's list of distinct integers below `size`, on every process."""
-  if jax.process_count() == 1:
+  if is_alone():
     return values
   chosen = np.zeros(size, bool)
   chosen[values] = True

@@ -7,6 +7,8 @@ Writes report.html, heads.csv, heatmap.png, arrays.npz, examples.jsonl,
 rejected.jsonl and run.json into --out. The same command again continues where
 it stopped; other offline settings (--norm, --select, --contrast, --filter,
 --bootstrap, --permutations) reuse what was measured.
+Compiled programs are kept beside --out, in .jax_cache; another folder is named
+by JAX_COMPILATION_CACHE_DIR, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ RESULTS = (
   'arrays.npz',
   'examples.jsonl',
   'rejected.jsonl',
+  'report.html',
 )
 
 
@@ -138,6 +141,7 @@ def _records(config: Config, source) -> str:
 
 def _plan(config: Config, resources, n_parts: int) -> str:
   """What --dry_run prints."""
+  from corejax.experiments import buckets
   from corejax.experiments import measure
 
   loaded, source = resources.loaded, resources.source
@@ -157,7 +161,7 @@ def _plan(config: Config, resources, n_parts: int) -> str:
     profile = 2 * loaded.n_layers * loaded.n_heads * len(p.annotated.visual_I)
     lines.append(
       f'record {index}: {len(p.encoded.tokens_T)} tokens (bucket '
-      f'{measure.bucket(len(p.encoded.tokens_T))}), '
+      f'{buckets.tokens(len(p.encoded.tokens_T))}), '
       f'{len(p.annotated.visual_I)} visual, '
       f'{int(p.annotated.evidence_I.sum())} evidence; profile '
       f'{profile if config.profiles else 0} bytes'
@@ -170,8 +174,10 @@ def _measure(config: Config, resources, store, stop) -> None:
   import jax
 
   from corejax.experiments import measure
+  from corejax.experiments import pipeline
   from corejax.experiments import pods
   from corejax.experiments import runs
+  from corejax.experiments import step as step_lib
 
   options = measure.Options(
     batch_size=config.batch_size,
@@ -181,10 +187,24 @@ def _measure(config: Config, resources, store, stop) -> None:
     seed=config.seed,
   )
   total = len(resources.source)
+  most_rejected = config.max_bad * total
   all_batches = list(measure.batches(total, config.batch_size))
   missing = pods.agree(store.missing(), len(all_batches))
-  rejected = []
+  # Of earlier sessions; as a list of one, since lists can be agreed on.
+  so_far = store.n_rejected() if pods.is_first() else 0
+  rejected = pods.agree([so_far], total + 1)[0]
+  if rejected > most_rejected:
+    return  # the run has failed: what is missing need not be measured
+  runner = step_lib.Runner(resources, config.batch_size)
+  in_flight = []  # at most one (index, batch): what the device computes
+
+  def prepare(index, closing):
+    return measure.prepare_batch(
+      resources, all_batches[index], options, closing
+    )
+
   with (
+    pods.together(),
     contextlib.ExitStack() as trace,
     runs.Progress(
       'batches',
@@ -192,22 +212,34 @@ def _measure(config: Config, resources, store, stop) -> None:
       len(all_batches) - len(missing),
       quiet=not pods.is_first(),
     ) as progress,
+    pipeline.ahead(prepare, missing) as prepared,
+    contextlib.ExitStack() as last,
   ):
-    for step, index in enumerate(missing):
+
+    def save():
+      while in_flight:
+        index, started = in_flight.pop()
+        part = measure.finish_batch(resources, started, options)
+        if pods.is_first():
+          store.write(index, part)
+        progress.advance(1)
+
+    last.callback(save)  # however the loop ends
+    for step, (index, batch) in enumerate(zip(missing, prepared)):
       if config.trace_steps and step == min(1, len(missing) - 1):
         # The first batch compiles; the trace starts behind it.
         folder = out_folder(config) / 'trace' / str(jax.process_index())
         trace.enter_context(jax.profiler.trace(str(folder)))
       stop.check(pods.every)
-      part = measure.measure_batch(resources, all_batches[index], options)
-      if pods.is_first():
-        store.write(index, part)
-      progress.advance(1)
+      started = measure.start_batch(runner, batch, options)
+      save()  # the batch before, while the device is busy with this one
+      in_flight.append((index, started))
       if config.trace_steps and step == config.trace_steps:
+        save()
         trace.close()
-      rejected += part.rejected
-      if len(rejected) > config.max_bad * total:
-        return  # the run has failed: what is missing need not be measured
+      rejected += len(batch.rejected)
+      if rejected > most_rejected:
+        return
 
 
 def _check_rejected(
@@ -236,14 +268,23 @@ def run(config: Config) -> Result | None:
   Raises:
     UserError: something outside is wrong.
   """
-  from corejax import selection as selection_lib
-  from corejax import store as store_lib
-  from corejax.experiments import pods
-  from corejax.experiments import resources as resources_lib
-  from corejax.experiments import runs
+  with cli_lib.Stop() as stop:
+    return _run(config, stop)
 
-  pods.initialize()
-  resources = resources_lib.load(config)
+
+def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
+  with stop.at_once():
+    from corejax import parts
+    from corejax import selection as selection_lib
+    from corejax import store as store_lib
+    from corejax.experiments import compile_cache
+    from corejax.experiments import pods
+    from corejax.experiments import resources as resources_lib
+    from corejax.experiments import runs
+
+    pods.initialize()
+  with stop.at_once(pods.is_alone()):
+    resources = resources_lib.load(config)
   loaded, source, out = resources.loaded, resources.source, out_folder(config)
   n_parts = -(-len(source) // config.batch_size)
   # Refused before anything is measured.
@@ -272,10 +313,10 @@ def run(config: Config) -> Result | None:
     out / 'scores', n_parts, runs.fingerprint(identity)
   )
   with contextlib.ExitStack() as stack:
-    stop = stack.enter_context(cli_lib.Stop())
     if not pods.is_first():
       if not pods.every(True):
         raise errors.UserError('process 0 could not open the run; see its line')
+      stack.enter_context(compile_cache.beside(out))
       _measure(config, resources, store, stop)
       return None
     print(
@@ -294,15 +335,21 @@ def run(config: Config) -> Result | None:
           store.clear,
         )
       )
+      store.check()
+      if store.missing():
+        for name in RESULTS:  # of an earlier, smaller or failed run
+          with parts.changing(out / name):
+            (out / name).unlink(missing_ok=True)
     except errors.UserError:
       pods.every(False)
       raise
     pods.every(True)
-    if store.missing():
-      for name in RESULTS:  # of an earlier, smaller or failed run
-        (out / name).unlink(missing_ok=True)
+    folder.record['compile_cache'] = stack.enter_context(
+      compile_cache.beside(out)
+    )
     _measure(config, resources, store, stop)
-    return _finish(config, folder, store, source, resources)
+    with stop.at_once():
+      return _finish(config, folder, store, source, resources)
 
 
 def _finish(config: Config, folder, store, source, resources) -> Result:

@@ -120,7 +120,7 @@ def rank_page(
     'kind': 'rank',
     **_head_of(about, ranking.n_layers, ranking.n_heads, shown),
     'heads': {
-      name: _numbers(ranking.columns[name])
+      name: numbers(ranking.columns[name])
       for name in _COLUMNS
       if name in ranking.columns
     },
@@ -128,7 +128,7 @@ def rank_page(
       x: text for x, text in enumerate(ranking.columns['flags']) if text
     },
     'by_set': {
-      query: _numbers(ram.ram_LN[layer_X, head_X])
+      query: numbers(ram.ram_LN[layer_X, head_X])
       for query, ram in by_query.items()
     },
     'findings': findings.to_dict(),
@@ -178,11 +178,11 @@ def inspect_page(
     'heads': {
       'layer': layer_X.tolist(),
       'head': head_X.tolist(),
-      'ram': _numbers(own_X[order_X]),
+      'ram': numbers(own_X[order_X]),
     },
     'flags': {},
     'by_set': {
-      name: _numbers(mass_LNQ[..., q].ravel()[order_X])
+      name: numbers(mass_LNQ[..., q].ravel()[order_X])
       for q, name in enumerate(regions.QUERY_SETS)
     },
     'profile_set': profile_set,
@@ -227,7 +227,7 @@ def _page(
 ) -> str:
   """Fills the template, with as many examples as stay under the limit."""
   data['examples'], data['layouts'] = [], []
-  size = len(_render(template, data, values))
+  size = len(render(template, data, values))
   places: dict[str, int] = {}
   for shown in browsable:
     packed = report_examples.layout(shown.layout)
@@ -244,10 +244,23 @@ def _page(
       places[key] = len(places)
       data['layouts'].append(packed)
     data['examples'].append(example)
-  return _render(template, data, values)
+  return render(template, data, values)
 
 
-def _render(template: str, data: Mapping, values: Mapping) -> str:
+def render(
+  template: str,
+  data: Mapping,
+  values: Mapping,
+  scripts: Sequence[str] = _SCRIPTS,
+) -> str:
+  """One page with all that it needs.
+
+  Args:
+    template: file of page/.
+    data: what the scripts read, JSON-able.
+    values: what the template reads.
+    scripts: files of page/, run in this order as one.
+  """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_ASSETS),
     autoescape=True,
@@ -255,8 +268,8 @@ def _render(template: str, data: Mapping, values: Mapping) -> str:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters['percent'] = _percent
-  parts = ''.join((_ASSETS / name).read_text('utf-8') for name in _SCRIPTS)
+  environment.filters['percent'] = percent
+  parts = ''.join((_ASSETS / name).read_text('utf-8') for name in scripts)
   script = f"(() => {{\n'use strict';\n{parts}}})();\n"
   style = (_ASSETS / 'style.css').read_text('utf-8')
   return environment.get_template(template).render(
@@ -283,8 +296,8 @@ def _json(data: Any) -> str:
   return text
 
 
-def _numbers(column: np.ndarray) -> list:
-  """Four digits each; None where there is no number."""
+def numbers(column: np.ndarray) -> list:
+  """For JSON: four digits each; None where there is no number."""
   if column.dtype.kind in 'iub':
     return column.tolist()
   return [float(f'{v:.4g}') if math.isfinite(v) else None for v in column]
@@ -325,7 +338,8 @@ def _score_name(options: ram_lib.Options) -> str:
   return name
 
 
-def _percent(share: float, digits: int = 1) -> str:
+def percent(share: float, digits: int = 1) -> str:
+  """As a reader wants it."""
   if not math.isfinite(share):
     return 'not measured'
   return f'{100 * share:.{digits}f}%'
@@ -338,7 +352,7 @@ def _lead(ranking, findings) -> list[str]:
   lines = [
     f'Head {name} leads'
     + ('' if findings.options.plain else f' by {_score_name(findings.options)}')
-    + f': {_percent(top["ram"])} of all it reads from the '
+    + f': {percent(top["ram"])} of all it reads from the '
     f'{findings.options.query} rows falls on the tokens in which the answer '
     'lies'
     + (
@@ -372,7 +386,7 @@ def _lead(ranking, findings) -> list[str]:
       'The rows that are watched matter: '
       + '; '.join(
         f'by {query} rows {found.best} leads with a RAM of '
-        f'{_percent(found.ram)}, and {_percent(found.overlap, 0)} of this '
+        f'{percent(found.ram)}, and {percent(found.overlap, 0)} of this '
         'selection is in the top set'
         for query, found in others.items()
       )
@@ -388,15 +402,15 @@ def _tiles(ranking, findings) -> list[tuple[str, str, str]]:
   layer, head = ranking.heads[0]
   over = int((ranking.columns['q_value'] < findings_lib.Q).sum())
   interval = (
-    f'95% interval {_percent(low)} to {_percent(high)}'
+    f'95% interval {percent(low)} to {percent(high)}'
     if math.isfinite(low)
     else 'no interval'
   )
   return [
     (
-      _percent(ranking.columns['ram'][0]),
+      percent(ranking.columns['ram'][0]),
       f'RAM of head {layer}-{head}',
-      f'{interval}; evidence is {_percent(findings.chance)} of the visual '
+      f'{interval}; evidence is {percent(findings.chance)} of the visual '
       'tokens',
     ),
     (
@@ -411,8 +425,8 @@ def _tiles(ranking, findings) -> list[tuple[str, str, str]]:
       f'Gini {sparse.gini:.2f}, effective number {sparse.effective:.1f}',
     ),
     (
-      _percent(halves.overlap, 0),
+      percent(halves.overlap, 0),
       f'of the top {halves.top} agree in two halves of the data',
-      f'chance {_percent(halves.overlap_chance, 0)}',
+      f'chance {percent(halves.overlap_chance, 0)}',
     ),
   ]

@@ -20,8 +20,10 @@ from corejax import layout as layout_lib
 from corejax import regions
 from corejax import scores as scores_lib
 from corejax.data import example as example_lib
+from corejax.experiments import features
 from corejax.experiments import measure
 from corejax.experiments import resources as resources_lib
+from corejax.experiments import step
 from corejax.models import images
 
 _SIDES = (768, 640, 512, 448, 384, 320, 256, 192, 128)
@@ -126,13 +128,14 @@ def look(
       f'{prepared.example.id}: {length} tokens, the model takes {most}; choose '
       'another example or fewer --pages, or see its tokens by --noattention'
     )
-  out = measure.run_batch(
-    resources,
+  n_data = resources.mesh.shape['data'] if resources.mesh else 1
+  started = step.Runner(resources, n_data).start(
     [prepared.encoded],
     [prepared.annotated],
-    resources.mesh.shape['data'] if resources.mesh else 1,
+    [features.keys(prepared.encoded)],
     profile_set,
   )
+  out = step.fetch(started, 1)
   annotated = prepared.annotated
   return Shown(
     example=prepared.example,

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from corejax.data import example as example_lib
 from corejax.data import sources
 from corejax.experiments import config as config_lib
 from corejax.kernels import dispatch
+from corejax.models import checkpoint as checkpoint_lib
 from corejax.models import registry
 from corejax.models.organisms import embedded as embedded_lib
 
@@ -27,6 +29,7 @@ def quiet() -> None:
   """Drops lines about accelerators and a torch that nobody misses."""
   logging.getLogger('jax._src.xla_bridge').setLevel(logging.WARNING)
   os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+  os.environ.setdefault('TRANSFORMERS_VERBOSITY', 'error')
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -82,6 +85,25 @@ def make_mesh(text: str) -> jax.sharding.Mesh | None:
   )
 
 
+def spread(tree: Any, mesh: jax.sharding.Mesh, leading: str | None) -> Any:
+  """Puts every array on the mesh, its first axis over the axis `leading`.
+
+  Every process holds the whole arrays and hands over the rows it owns, by the
+  sharding's own index map.
+  """
+  sharding = jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(leading)
+  )
+
+  def put(array):
+    array = np.asarray(array)
+    return jax.make_array_from_callback(
+      array.shape, sharding, lambda index: array[index]
+    )
+
+  return jax.tree.map(put, tree)
+
+
 @dataclasses.dataclass(frozen=True)
 class Resources:
   """What a run works on.
@@ -116,6 +138,19 @@ class Resources:
       'mesh': dict(self.mesh.shape) if self.mesh else None,
     }
 
+  def check_batch(self, size: int) -> None:
+    """Refuses a batch size that does not divide over the mesh.
+
+    Raises:
+      UserError: it does not.
+    """
+    n_data = self.mesh.shape['data'] if self.mesh else 1
+    if size % n_data:
+      raise errors.UserError(
+        f'--batch_size={size}: does not divide over data:{n_data} of --mesh; '
+        'give a multiple'
+      )
+
   def identity(self) -> dict:
     """Fingerprints of whatever decides a result."""
     templates = self.loaded.processor.templates
@@ -126,14 +161,17 @@ class Resources:
     }
 
 
-def load_source(config: config_lib.Shared) -> example_lib.Source:
-  """The data that the settings name."""
+def load_source(
+  config: config_lib.Shared, twins: bool = False
+) -> example_lib.Source:
+  """The data that the settings name; with twins if there are any."""
   tasks = [t.strip() for t in config.tasks.split(',') if t.strip()]
   return sources.load(
     config.data,
     split=config.split,
     seed=config.seed,
     tasks=tasks or None,
+    twins=twins,
     limit=config.limit or None,
     data_dir=config.data_dir,
     pages=config.pages,
@@ -147,7 +185,7 @@ def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:
   A folder wins over an embedded model of the same name, and both over a hub id.
   """
   name = config.checkpoint or embedded_lib.DEFAULT
-  if not config.checkpoint or not pathlib.Path(name).expanduser().is_dir():
+  if not config.checkpoint or checkpoint_lib.local(name) is None:
     folder = embedded_lib.folder(name)
     if folder is not None:
       return folder, embedded_lib.describe(folder)
@@ -166,8 +204,14 @@ def load_processor(config: config_lib.Shared) -> registry.Processor:
   )
 
 
-def load(config: config_lib.Shared) -> Resources:
+def load(
+  config: config_lib.Shared, source: example_lib.Source | None = None
+) -> Resources:
   """Everything that the settings name.
+
+  Args:
+    config: the settings.
+    source: replaces the data that they name.
 
   Raises:
     UserError: something named is not there or not usable.
@@ -175,7 +219,8 @@ def load(config: config_lib.Shared) -> Resources:
   quiet()
   family = registry.get(config.model)
   mesh = make_mesh(config.mesh)
-  source = load_source(config)
+  if source is None:
+    source = load_source(config)
   folder, embedded = checkpoint(config)
   loaded = family.load(
     folder,

@@ -16,20 +16,13 @@ import traceback
 from typing import Any
 
 from corejax import errors
-from corejax import store
+from corejax import parts
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'transformers', 'numpy', 'pillow')
 
 
 def _now() -> str:
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-
-
-def _holder(path: pathlib.Path) -> str:
-  try:
-    return path.read_text().strip() or 'an unnamed process'
-  except OSError:
-    return 'an unnamed process'
 
 
 class RunFolder:
@@ -47,7 +40,7 @@ class RunFolder:
   def write(self, name: str, data: str | bytes) -> pathlib.Path:
     """Writes one result file, whole or not at all."""
     path = self.path / name
-    store.write_atomic(path, data.encode() if isinstance(data, str) else data)
+    parts.write_atomic(path, data.encode() if isinstance(data, str) else data)
     return path
 
   def write_lines(self, name: str, rows: Iterable[Mapping]) -> pathlib.Path:
@@ -92,12 +85,90 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
+def locked(path: pathlib.Path) -> Iterator[None]:
+  """Makes a folder if need be and keeps other runs out of it.
+
+  The lock is the system's: it ends with the process, however that ends.
+
+  Raises:
+    UserError: the folder cannot be made or written, or another run holds it
+      (the message says which process on which host since when).
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    # Unbuffered: what does not fit on the disk is not tried again on closing.
+    lock = open(path / '.lock', 'a+b', buffering=0)
+  except OSError as e:
+    raise _unusable(path, e) from e
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      lock.seek(0)
+      holder = lock.read().decode(errors='replace').strip()
+      raise errors.UserError(
+        f'--out={path}: held by {holder or "an unnamed process"}; wait for it '
+        'or choose another --out'
+      ) from e
+    except OSError as e:
+      raise _unusable(path, e) from e
+    me = f'process {os.getpid()} on {socket.gethostname()} since {_now()}'
+    try:
+      lock.truncate(0)
+      lock.write(me.encode())
+    except OSError as e:
+      raise _unusable(path, e) from e
+    yield
+
+
+def _unusable(path: pathlib.Path, e: OSError) -> errors.UserError:
+  return errors.UserError(
+    f'--out={path}: cannot be used as a run folder ({e.strerror or e}); mend '
+    'it or choose another folder'
+  )
+
+
+def _differences(
+  before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ''
+) -> Iterator[str]:
+  """`name was this, is that` for every entry, of inner mappings too."""
+  for name in sorted(before.keys() | now.keys()):
+    a, b = before.get(name), now.get(name)
+    if isinstance(a, dict) and isinstance(b, dict):
+      yield from _differences(a, b, f'{prefix}{name}.')
+    elif a != b:
+      yield f'{prefix}{name} was {a!r}, is {b!r}'
+
+
+def _held_run(path: pathlib.Path) -> tuple[dict[str, Any], str] | None:
+  """(identity, start) of the run in a folder; None if it holds none.
+
+  Raises:
+    UserError: run.json cannot be read.
+  """
+  known = path / 'run.json'
+  try:
+    text = known.read_text()
+    if not text.strip():
+      return None  # made, and never written: some disks lose the rest
+    told = json.loads(text)
+    return dict(told['identity']), str(told['started'])
+  except FileNotFoundError:
+    return None
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise errors.UserError(
+      f'{known}: unreadable ({e}); --noresume starts this folder over'
+    ) from e
+
+
+@contextlib.contextmanager
 def open_run(
   path: pathlib.Path,
   identity: Mapping[str, Any],
   record: Mapping[str, Any],
   resume: bool,
   clear: Callable[[], None] = lambda: None,
+  state: str = '',
 ) -> Iterator[RunFolder]:
   """Locks a run folder and checks that what it holds is this run.
 
@@ -108,60 +179,36 @@ def open_run(
     record: what else run.json should say (device, mesh, versions, ...).
     resume: False forgets what the folder holds.
     clear: removes it, behind the lock and before run.json says otherwise.
+    state: what the run continues from, a name in the folder, where only
+      run.json tells whose it is: without run.json it is then refused.
 
   Yields:
     The open RunFolder; run.json says 'running' meanwhile.
 
   Raises:
-    UserError: the folder cannot be made, is held by another run, or holds a
-      run that differs (the message names what differs).
+    UserError: the folder cannot be made or written, is held by another run, or
+      holds a run that differs (the message names what differs).
   """
-  try:
-    path.mkdir(parents=True, exist_ok=True)
-    lock = open(path / '.lock', 'a+')
-  except OSError as e:
-    raise errors.UserError(
-      f'--out={path}: cannot be used as a run folder ({e.strerror}); choose '
-      'another folder'
-    ) from e
-  with lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-      raise errors.UserError(
-        f'--out={path}: held by {_holder(path / ".lock")}; wait for it or '
-        'choose another --out'
-      ) from e
-    lock.seek(0)
-    lock.truncate()
-    lock.write(
-      f'process {os.getpid()} on {socket.gethostname()} since {_now()}'
-    )
-    lock.flush()
+  with locked(path):
     identity = json.loads(json.dumps(identity))
-    known = path / 'run.json'
     started = _now()
     if not resume:
-      known.unlink(missing_ok=True)
       clear()
-    elif known.exists():
-      try:
-        told = json.loads(known.read_text())
-        before, started = dict(told['identity']), told['started']
-      except (ValueError, KeyError, TypeError) as e:
-        raise errors.UserError(
-          f'{known}: unreadable ({e}); --noresume starts this folder over'
-        ) from e
-      differing = [
-        f'{name} was {before.get(name)!r}, is {identity.get(name)!r}'
-        for name in sorted(before.keys() | identity.keys())
-        if before.get(name) != identity.get(name)
-      ]
+    elif held := _held_run(path):
+      before, started = held
+      differing = '; '.join(_differences(before, identity))
       if differing:
         raise errors.UserError(
-          f'--out={path} holds another run: {"; ".join(differing)}; choose '
-          'another --out, or --noresume to start it over'
+          f'--out={path} holds another run: {differing}; choose another --out, '
+          'or --noresume to start it over'
         )
+    elif state and (path / state).exists():
+      raise errors.UserError(
+        f'--out={path}: holds {state} but no run.json that says of which run; '
+        'choose another --out, or --noresume to start it over'
+      )
+    with parts.changing(path):
+      (path / 'traceback.txt').unlink(missing_ok=True)
     folder = RunFolder(
       path,
       {'identity': identity, 'versions': versions(), 'started': started}

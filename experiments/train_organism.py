@@ -99,7 +99,9 @@ class Result:
 
 def out_folder(config: Config) -> pathlib.Path:
   """Where the run goes."""
-  return pathlib.Path(
+  from corejax.experiments import runs
+
+  return runs.folder_path(
     config.out or f'runs/train_organism/{config.size}-{config.seed}'
   )
 
@@ -173,10 +175,16 @@ def run(config: Config) -> Result:
   Raises:
     UserError: something outside is wrong, or the tasks were not learned.
   """
+  with cli_lib.Stop() as stop:
+    return _run(config, stop)
+
+
+def _run(config: Config, stop: cli_lib.Stop) -> Result:
   import json
   import shutil
   import time
 
+  from corejax import parts
   from corejax.experiments import organism_check
   from corejax.experiments import organism_loop
   from corejax.experiments import resources
@@ -190,30 +198,39 @@ def run(config: Config) -> Result:
     f'{config.seed} -> {out}',
     flush=True,
   )
-  identity, record = _identity(config), _record(config)
+  saved = out / organism_loop.CHECKPOINTS
 
   def forget():
-    if (out / organism_loop.CHECKPOINTS).exists():
-      shutil.rmtree(out / organism_loop.CHECKPOINTS)
+    if saved.exists():
+      with parts.changing(saved):
+        shutil.rmtree(saved)
 
-  with (
-    cli_lib.Stop() as stop,
-    runs.open_run(out, identity, record, config.resume, forget) as folder,
-  ):
+  with runs.open_run(
+    out,
+    _identity(config),
+    _record(config),
+    config.resume,
+    forget,
+    organism_loop.CHECKPOINTS,
+  ) as folder:
     began = time.monotonic(), time.process_time()
-    model, steps = organism_loop.train(job(config), folder, stop.check)
+    with stop.at_once():
+      what = job(config)
+    model, steps = organism_loop.train(what, folder, stop.check)
     folder.record['steps'] = steps
     # Of this call alone: a run that was resumed took longer.
     folder.record['wall_s'] = round(time.monotonic() - began[0], 1)
     folder.record['cpu_s'] = round(time.process_time() - began[1], 1)
-    path = trained.write(out / 'model', model, description(config))
-    accuracy = {}
-    if config.questions:
-      accuracy = organism_check.accuracy(
-        path, config.split, config.questions, stop.check
-      )
-      folder.write('accuracy.json', json.dumps(accuracy, indent=2) + '\n')
-      print(organism_check.table(accuracy))
+    with stop.at_once():
+      with parts.changing(out / 'model'):
+        path = trained.write(out / 'model', model, description(config))
+      accuracy = {}
+      if config.questions:
+        accuracy = organism_check.accuracy(
+          path, config.split, config.questions, stop.check
+        )
+        folder.write('accuracy.json', json.dumps(accuracy, indent=2) + '\n')
+        print(organism_check.table(accuracy))
     print(f'files    {path}, {out}/history.csv, run.json')
     return Result(path, steps, accuracy, out)
 

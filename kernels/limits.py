@@ -64,6 +64,7 @@ def make(
 
   window_BN = sink_BN = barred_BNR = region_BS = None
   if control is not None:
+    assert control.rows_BT is None, 'by rows.by_rows'
     window_BN, sink_BN = control.window_BN, control.sink_BN
     if control.blocked_BNR is not None:
       assert control.region_BS is not None, 'by check'
@@ -144,6 +145,7 @@ def check(
   per_head = ((1, n_heads), (batch, n_heads))
   for name in ('window_BN', 'sink_BN', 'score_scale_BN'):
     want(f'control.{name}', getattr(control, name), *per_head)
+  want('control.rows_BT', control.rows_BT, (1, length), (batch, length))
   if control.blocked_BNR is not None:
     n_regions = control.blocked_BNR.shape[-1:]
     shapes = [(*shape, *n_regions) for shape in per_head]

@@ -56,6 +56,7 @@ def oracle(
   scale = np.ones((batch, n_heads))
   barred = np.zeros((batch, n_heads, 1), bool)
   region = _array(None, 0, batch, n_keys)
+  limited = np.ones((batch, length), bool)
   if control is not None:
     window = _array(control.window_BN, 0, batch, n_heads)
     sink = _array(control.sink_BN, 0, batch, n_heads)
@@ -64,6 +65,7 @@ def oracle(
       shape = (batch, n_heads, control.blocked_BNR.shape[-1])
       barred = _array(control.blocked_BNR, 0, *shape)
       region = _array(control.region_BS, 0, batch, n_keys)
+    limited = _array(control.rows_BT, True, batch, length)
   out = np.zeros(q.shape)
   lse = np.full((batch, n_heads, length), -np.inf)
   for b, n, t in np.ndindex(batch, n_heads, length):
@@ -76,15 +78,18 @@ def oracle(
         continue
       if kv_segment[b, j] not in (0, q_segment[b, t]):
         continue
-      if i - j >= window[b, n] and j - start[b] >= sink[b, n]:
-        continue
-      if barred[b, n, region[b, j]]:
-        continue
+      if limited[b, t]:
+        if i - j >= window[b, n] and j - start[b] >= sink[b, n]:
+          continue
+        if barred[b, n, region[b, j]]:
+          continue
       keys.append(j)
     if not keys:
       continue
     kv = n // (n_heads // n_kv)
-    scores = k[b, keys, kv] @ q[b, t, n] / math.sqrt(head_dim) * scale[b, n]
+    scores = k[b, keys, kv] @ q[b, t, n] / math.sqrt(head_dim)
+    if limited[b, t]:
+      scores = scores * scale[b, n]
     lse[b, n, t] = scores.max() + np.log(np.exp(scores - scores.max()).sum())
     out[b, t, n] = np.exp(scores - lse[b, n, t]) @ v[b, keys, kv]
   return out, lse
@@ -132,7 +137,7 @@ def head_sparse_attention(
   )
   s_BNTS = s_BKGTS.reshape(batch, n_heads, length, -1) / math.sqrt(head_dim)
   if control is not None:
-    s_BNTS = s_BNTS * control.score_scale_BN[..., None, None]
+    s_BNTS = s_BNTS * control.scale_BNTS
   i_BT = masks.row_positions(mask, batch, length)
   seen = masks.visible(mask, i_BT, k_BSKH.shape[1], control, mask.q_segment_BT)
   return out, jax.nn.logsumexp(s_BNTS, axis=-1, where=seen)

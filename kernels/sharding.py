@@ -145,13 +145,17 @@ def _mask_specs(mask: masks.AttnMask, data_axis: str) -> masks.AttnMask:
 def _control_specs(
   control: control_lib.AttendControl, data_axis: str, model_axis: str
 ) -> control_lib.AttendControl:
-  def per_head(x):
-    return PartitionSpec(data_axis if x.shape[0] > 1 else None, model_axis)
+  def spread(x, axis):
+    return PartitionSpec(data_axis if x.shape[0] > 1 else None, axis)
 
-  per_heads = dataclasses.replace(control, region_BS=None)
+  def per_head(x):
+    return spread(x, model_axis)
+
+  per_heads = dataclasses.replace(control, region_BS=None, rows_BT=None)
   per_key = jax.tree.map(lambda _: PartitionSpec(data_axis), control.region_BS)
+  per_row = jax.tree.map(lambda x: spread(x, None), control.rows_BT)
   return dataclasses.replace(
-    jax.tree.map(per_head, per_heads), region_BS=per_key
+    jax.tree.map(per_head, per_heads), region_BS=per_key, rows_BT=per_row
   )
 
 

@@ -17,8 +17,10 @@ from corejax import control as control_lib
 from corejax import masks
 from corejax.kernels import blockwise
 from corejax.kernels import limits as limits_lib
+from corejax.kernels import rows as rows_lib
 
 
+@rows_lib.by_rows
 def head_sparse_attention(
   q_BTNH: jax.Array,
   k_BSKH: jax.Array,

@@ -78,8 +78,30 @@ IGNORED_KEYS = frozenset(
 _HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*', re.ASCII)
 _HUB_FILES = ('*.safetensors', '*.json', '*.model', '*.txt', '*.jinja')
 _MAX_JSON = 1 << 26
+HEAD = 64  # bytes of a file by which a stand-in is known
 _WHOLE = 1 << 26  # weight files up to this many bytes are hashed in full
 _SAMPLES, _SAMPLE = 256, 1 << 16
+
+
+def local(name: str | pathlib.Path) -> pathlib.Path | None:
+  """The folder of this name, None if there is none.
+
+  Raises:
+    UserError: a file has the name, or nothing can have it.
+  """
+  try:
+    folder = pathlib.Path(name).expanduser()
+    is_folder, exists = folder.is_dir(), folder.exists()
+  except (OSError, RuntimeError) as error:  # too long a name, no such user
+    raise errors.UserError(
+      f'--checkpoint={name}: no such folder can be ({error}); name the folder '
+      'that holds config.json'
+    ) from error
+  if exists and not is_folder:
+    raise errors.UserError(
+      f'--checkpoint={name} is a file; name the folder that holds config.json'
+    )
+  return folder if is_folder else None
 
 
 def resolve(name: str | pathlib.Path) -> pathlib.Path:
@@ -92,13 +114,9 @@ def resolve(name: str | pathlib.Path) -> pathlib.Path:
   Raises:
     UserError: neither; or the hub cannot be reached and holds no copy here.
   """
-  folder = pathlib.Path(name).expanduser()
-  if folder.is_dir():
+  folder = local(name)
+  if folder is not None:
     return folder
-  if folder.exists():
-    raise errors.UserError(
-      f'--checkpoint={name} is a file; name the folder that holds config.json'
-    )
   if not _HUB_ID.fullmatch(str(name)):
     raise errors.UserError(
       f'--checkpoint={name}: there is no such folder (and it is not a hub id '
@@ -107,7 +125,7 @@ def resolve(name: str | pathlib.Path) -> pathlib.Path:
   import huggingface_hub  # slow, and needed for hub ids alone
 
   try:
-    local = huggingface_hub.snapshot_download(
+    fetched = huggingface_hub.snapshot_download(
       str(name), allow_patterns=list(_HUB_FILES)
     )
   except (OSError, ValueError) as error:
@@ -117,7 +135,28 @@ def resolve(name: str | pathlib.Path) -> pathlib.Path:
       f'copy ({type(error).__name__}: {reason}); download it where a network '
       'exists and pass the folder'
     ) from error
-  return pathlib.Path(local)
+  return pathlib.Path(fetched)
+
+
+def refuse_stand_in(path: pathlib.Path, head: bytes):
+  """Names what lies in a downloaded file's place more often than not.
+
+  Args:
+    path: of the file, for the message.
+    head: its first HEAD bytes.
+
+  Raises:
+    UserError: a Git LFS pointer, or a web page.
+  """
+  if head.startswith(b'version https://git-lfs'):
+    raise errors.UserError(
+      f'{path}: a Git LFS pointer, not the file itself; run `git lfs pull`'
+    )
+  if head.lstrip()[:1] == b'<':
+    raise errors.UserError(
+      f'{path}: an HTML or XML page, not the file itself; the download failed, '
+      'fetch it again'
+    )
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -131,49 +170,125 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
       f'{path}: no such file; give a folder in Hugging Face format, with '
       'config.json, tokenizer and safetensors'
     )
-  if path.stat().st_size > _MAX_JSON:
-    raise errors.UserError(f'{path}: {path.stat().st_size} bytes is no config')
   try:
-    value = json.loads(path.read_bytes())
+    size = path.stat().st_size
+    content = path.read_bytes() if size <= _MAX_JSON else b''
+  except OSError as error:
+    raise errors.UserError(
+      f'{path}: cannot be read ({error.strerror}); let it be read'
+    ) from error
+  if size > _MAX_JSON:
+    raise errors.UserError(
+      f'{path}: {size} bytes is too large for a config; fetch the file again'
+    )
+  refuse_stand_in(path, content[:HEAD])
+  try:
+    value = json.loads(content)
   except (ValueError, RecursionError) as error:
     raise errors.UserError(
       f'{path}: not JSON ({error}); fetch the file again'
     ) from error
   if not isinstance(value, dict):
     raise errors.UserError(
-      f'{path}: holds a {type(value).__name__}, not a JSON object'
+      f'{path}: holds a {type(value).__name__}, not a JSON object; fetch the '
+      'file again'
     )
   return value
 
 
-def read_config(folder: pathlib.Path) -> tuple[dict[str, Any], Any]:
-  """config.json as it stands, and as transformers normalises it.
+def normalised(folder: pathlib.Path) -> Any:
+  """config.json as transformers reads it.
+
+  Its numbers should be checked first: transformers believes them.
 
   Raises:
-    UserError: absent, malformed, or a model_type transformers does not know.
+    UserError: malformed, or a model_type transformers does not know.
   """
   import huggingface_hub.errors  # slow imports, here for a quick --help
   import transformers
 
-  path = folder / 'config.json'
-  raw = read_json(path)
   try:
-    hf = transformers.AutoConfig.from_pretrained(
+    return transformers.AutoConfig.from_pretrained(
       folder, trust_remote_code=False, local_files_only=True
     )
   except (
     OSError,
     ValueError,
     TypeError,
-    KeyError,
+    LookupError,
+    ArithmeticError,
     AttributeError,
     huggingface_hub.errors.StrictDataclassError,
   ) as error:
     reason = ' '.join(str(error).split())[:300]
     raise errors.UserError(
-      f'{path}: transformers refuses it ({type(error).__name__}: {reason})'
+      f'transformers refuses it ({type(error).__name__}: {reason}); fetch the '
+      'file again, or correct it'
     ) from error
-  return raw, hf
+
+
+def eos_ids(folder: pathlib.Path, vocab_size: int) -> tuple[int, ...]:
+  """Tokens that end an answer, as transformers finds them.
+
+  The first that names any: generation_config.json, config.json, its
+  text_config (whose class has a default in some families).
+
+  Args:
+    folder: the checkpoint.
+    vocab_size: of the text model.
+
+  Returns:
+    Ascending; empty where nobody names one: then no answer ends by itself.
+
+  Raises:
+    UserError: a file is malformed, or an id is outside the vocabulary.
+  """
+  key = 'eos_token_id'
+  said = None
+  path = folder / 'generation_config.json'
+  if path.exists():
+    said = read_json(path).get(key)
+  if said is None:
+    path = folder / 'config.json'
+    hf = normalised(folder)
+    text = getattr(hf.get_text_config(), key, None)
+    said = getattr(hf, key, None)
+    said = text if said is None else said
+  check_ranges({key: said}, {key: (0, vocab_size - 1)}, f'{path}: ')
+  if said is None:
+    return ()
+  return tuple(sorted(set(said if isinstance(said, list) else [said])))
+
+
+def check_ranges(
+  raw: Mapping[str, Any],
+  ranges: Mapping[str, tuple[float, float]],
+  where: str,
+):
+  """Refuses numbers that no model has: a damaged or a hostile file's.
+
+  Null and absent values are let through; a list must hold such numbers.
+
+  Args:
+    raw: a config as it stands in the file.
+    ranges: key -> least and most; integers take integers alone.
+    where: prefix of the keys in the message.
+
+  Raises:
+    UserError: naming the first.
+  """
+  for key, (least, most) in ranges.items():
+    value = raw.get(key)
+    kinds = (int,) if isinstance(least, int) else (int, float)
+    for number in value if isinstance(value, list) else [value]:
+      if number is None:
+        continue
+      if type(number) not in kinds or not least <= number <= most:
+        raise errors.UserError(
+          f'{where}{key}={value!r}; expected '
+          f'{"whole numbers" if kinds == (int,) else "numbers"} from {least:g} '
+          f'to {most:g}; fetch the file again, or correct it'
+        )
 
 
 def check_keys(

@@ -9,8 +9,9 @@ Qwen2* and Qwen3* classes:
     x = x + down(silu(gate(n(x))) * up(n(x)))
 
 Layers are stacked on a leading axis L and run by one `lax.scan`: the program
-is as large as one layer. What a HeadControl says to a layer comes in as scan
-inputs, what a Probe measured leaves as scan outputs.
+is as large as one layer. What a HeadControl says to a layer and what a cache
+holds for it come in as scan inputs; what a Probe measured and the keys and
+values of a chunk leave as scan outputs.
 
 Deviations: logits are float32 whatever the parameters' dtype; see rope.py for
 dynamic NTK.
@@ -25,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from corejax import attention
+from corejax import cache as cache_lib
 from corejax import control as control_lib
 from corejax import errors
 from corejax import masks
@@ -78,6 +80,23 @@ IGNORED_KEYS = frozenset(
     'use_cache',
   }
 )
+# Key -> least and most: far beyond any model, so that a damaged number is told
+# before anything of its size is made.
+RANGES: Mapping[str, tuple[float, float]] = {
+  'vocab_size': (1, 1 << 24),
+  'hidden_size': (1, 1 << 17),
+  'intermediate_size': (1, 1 << 20),
+  'num_hidden_layers': (1, 4096),
+  'num_attention_heads': (1, 4096),
+  'num_key_value_heads': (1, 4096),
+  'head_dim': (1, 1 << 16),
+  'max_position_embeddings': (1, 1 << 30),
+  'original_max_position_embeddings': (1, 1 << 30),
+  'sliding_window': (1, 1 << 30),
+  'max_window_layers': (0, 4096),
+  'rms_norm_eps': (1e-30, 1.0),
+  'rope_theta': (1.0, 1e30),
+}
 # Switches of other backbones, let through where they are off.
 NEUTRAL_KEYS: Mapping[str, Any] = {
   'attention_bias': False,
@@ -202,6 +221,21 @@ def _windows(hf: Any) -> tuple[int, ...]:
   return tuple(sizes[kind] for kind in kinds)
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerOut:
+  """What one layer writes.
+
+  Attributes:
+    x_BTD: of the whole layer, or of its attention alone.
+    measured: probe results; None without a probe.
+    kv: (k_BTKH, v_BTKH) of the rows; None without a cache.
+  """
+
+  x_BTD: jax.Array
+  measured: probe_lib.Measured | None
+  kv: tuple[jax.Array, jax.Array] | None
+
+
 class Attention(nnx.Module):
   """Grouped-query attention around a function that is handed in."""
 
@@ -230,16 +264,22 @@ class Attention(nnx.Module):
     attend: attention.Attend,
     control: control_lib.HeadControl | None,
     probe: probe_lib.Probe | None,
-  ) -> tuple[jax.Array, probe_lib.Measured | None]:
+    cache: cache_lib.LayerCache | None,
+  ) -> LayerOut:
     with jax.named_scope('qkv'):
       q_BTNH = layers.project(self.q, x_BTD, 'BTD,NHD->BTNH')
-      k_BSKH = layers.project(self.k, x_BTD, 'BSD,KHD->BSKH')
-      v_BSKH = layers.project(self.v, x_BTD, 'BSD,KHD->BSKH')
+      k_BTKH = layers.project(self.k, x_BTD, 'BTD,KHD->BTKH')
+      v_BTKH = layers.project(self.v, x_BTD, 'BTD,KHD->BTKH')
       if self.q_norm is not None and self.k_norm is not None:
         q_BTNH = layers.rms_norm(self.q_norm, q_BTNH, self.eps)
-        k_BSKH = layers.rms_norm(self.k_norm, k_BSKH, self.eps)
+        k_BTKH = layers.rms_norm(self.k_norm, k_BTKH, self.eps)
       q_BTNH = rope.rotate(q_BTNH, turn)
-      k_BSKH = rope.rotate(k_BSKH, turn)
+      k_BTKH = rope.rotate(k_BTKH, turn)
+    k_BSKH, v_BSKH, kv = k_BTKH, v_BTKH, None
+    if cache is not None:
+      kv = (k_BTKH, v_BTKH)
+      with jax.named_scope('cache'):
+        k_BSKH, v_BSKH = cache.with_chunk(*kv)
     with jax.named_scope('attend'):
       reading = None if control is None else control.attend
       result = attend(q_BTNH, k_BSKH, v_BSKH, mask, reading, probe)
@@ -252,8 +292,10 @@ class Attention(nnx.Module):
       measured = dataclasses.replace(
         measured,
         written_BQN=probe_lib.written(probe, out_BTNH, self.o.weight[...]),
+        class_mean_BCNH=probe_lib.class_means(probe, out_BTNH),
+        out_BTNH=out_BTNH if probe.outputs else None,
       )
-    return out_BTD, measured
+    return LayerOut(out_BTD, measured, kv)
 
 
 class Mlp(nnx.Module):
@@ -286,15 +328,15 @@ class Block(nnx.Module):
     self.eps = config.rms_eps
 
   def __call__(
-    self, x_BTD, turn, mask, attend, control, probe
-  ) -> tuple[jax.Array, probe_lib.Measured | None]:
+    self, x_BTD, turn, mask, attend, control, probe, cache
+  ) -> LayerOut:
     with jax.named_scope('attention'):
       normed = layers.rms_norm(self.input_norm, x_BTD, self.eps)
-      out, measured = self.attn(normed, turn, mask, attend, control, probe)
-      x_BTD = x_BTD + out
+      out = self.attn(normed, turn, mask, attend, control, probe, cache)
+      x_BTD = x_BTD + out.x_BTD
     with jax.named_scope('mlp'):
       normed = layers.rms_norm(self.post_norm, x_BTD, self.eps)
-      return x_BTD + self.mlp(normed), measured
+      return dataclasses.replace(out, x_BTD=x_BTD + self.mlp(normed))
 
 
 class Decoder(nnx.Module):
@@ -325,10 +367,25 @@ class DecoderOut:
   Attributes:
     x_BTD: hidden state after the last layer, before the final norm.
     measured: probe results with a leading L; None without a probe.
+    cache: with the rows' keys and values; None if none was given.
   """
 
   x_BTD: jax.Array
   measured: probe_lib.Measured | None = None
+  cache: cache_lib.Cache | None = None
+
+
+def new_cache(decoder: Decoder, batch: int, size: int) -> cache_lib.Cache:
+  """An empty cache of `size` slots an example, in the parameters' dtype."""
+  config = decoder.config
+  return cache_lib.Cache.empty(
+    n_layers=config.n_layers,
+    batch=batch,
+    size=size,
+    n_kv_heads=config.n_kv_heads,
+    head_dim=config.head_dim,
+    dtype=decoder.embed.weight.dtype,
+  )
 
 
 def embed(decoder: Decoder, tokens_BT: jax.Array) -> jax.Array:
@@ -346,6 +403,7 @@ def run(
   attend: attention.Attend,
   control: control_lib.HeadControl | None = None,
   probe: probe_lib.Probe | None = None,
+  cache: cache_lib.Cache | None = None,
 ) -> DecoderOut:
   """All layers.
 
@@ -357,12 +415,18 @@ def run(
     attend: the attention, see corejax.attention.
     control: edits of heads, stacked on layers.
     probe: what to measure; the same rows and regions in every layer.
+    cache: what was read before these rows, see corejax.cache.
 
   Returns:
     A DecoderOut.
   """
   config = decoder.config
   batch, length = x_BTD.shape[:2]
+  placed, kept = None, None
+  if cache is not None:
+    placed = cache_lib.chunk(cache, mask, length)
+    mask, kept = placed.mask, (cache.k_LBSKH, cache.v_LBSKH)
+    x_BTD = jnp.where(placed.lost_BT[..., None], jnp.nan, x_BTD)
   end_B = mask.kv_len_B
   if end_B is None:
     end_B = jnp.full(batch, length, jnp.int32)
@@ -377,7 +441,7 @@ def run(
     window_L = jnp.asarray(config.windows, jnp.int32)
 
   def body(x_BTD, xs):
-    params, layer_control, window = xs
+    params, layer_control, window, kept = xs
     layer_mask = mask
     if window is not None:
       if mask.window is not None:
@@ -385,13 +449,22 @@ def run(
       layer_mask = dataclasses.replace(mask, window=window)
     if layer_control is not None:
       layer_control = layer_control.join(shared)
-    return nnx.merge(graph, params)(
-      x_BTD, turn, layer_mask, attend, layer_control, probe
+    layer_cache = None
+    if placed is not None:
+      k_BSKH, v_BSKH = kept
+      layer_cache = cache_lib.LayerCache(k_BSKH, v_BSKH, placed.slot_BT)
+    out = nnx.merge(graph, params)(
+      x_BTD, turn, layer_mask, attend, layer_control, probe, layer_cache
     )
+    return out.x_BTD, (out.measured, out.kv)
 
   with jax.named_scope('decoder'):
-    x_BTD, measured = jax.lax.scan(body, x_BTD, (params, stacked, window_L))
-  return DecoderOut(x_BTD, measured)
+    x_BTD, (measured, kv) = jax.lax.scan(
+      body, x_BTD, (params, stacked, window_L, kept)
+    )
+    if placed is not None and kv is not None:
+      cache = placed.extended(*kv)
+  return DecoderOut(x_BTD, measured, cache)
 
 
 def logits(

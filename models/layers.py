@@ -74,8 +74,23 @@ def project(linear: Linear, x: jax.Array, spec: str) -> jax.Array:
     spec: such as 'BTD,NHD->BTNH'; the outputs must come last, as the bias is
       added to the trailing axes.
   """
-  y = jnp.einsum(spec, x, linear.weight[...])
+  y = _einsum(spec, x, linear.weight[...])
   return y if linear.bias is None else y + linear.bias[...]
+
+
+def _einsum(spec: str, x: jax.Array, weight: jax.Array) -> jax.Array:
+  """jnp.einsum; with several output axes as a product of two matrices.
+
+  Given the heads as an axis of its own, XLA on CPU copies the weight into
+  another order in every layer of every call.
+  """
+  terms, result = spec.split('->')
+  x_axes, weight_axes = terms.split(',')
+  if (x_axes[-1], result) != (weight_axes[-1], x_axes[:-1] + weight_axes[:-1]):
+    return jnp.einsum(spec, x, weight)
+  flat = weight.reshape(-1, weight.shape[-1])
+  y = jnp.einsum('...i,oi->...o', x, flat)
+  return y.reshape(*x.shape[:-1], *weight.shape[:-1])
 
 
 class Norm(nnx.Module):

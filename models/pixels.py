@@ -46,6 +46,15 @@ _CLASSES = {
   'CLIPFeatureExtractor': _CLIP,
   'SiglipImageProcessor': _SIGLIP,
 }
+_SWITCHES = (
+  'do_resize',
+  'do_rescale',
+  'do_normalize',
+  'do_convert_rgb',
+  'do_pad',
+  'do_center_crop',
+)
+_LONGEST = 9000  # pixels along a side; its square is within images.MAX_PIXELS
 _SHARED = dict(
   do_resize=True,
   do_rescale=True,
@@ -140,7 +149,7 @@ def plan(spec: PixelSpec, size: tuple[int, int]) -> Plan:
 
   Raises:
     Rejected: padding or resizing would make it larger than images.MAX_PIXELS
-      (a strip of 1x9000 pixels becomes 336x3024000).
+      (a strip of 1x9000 pixels becomes 336x3024000), or leave nothing of it.
   """
   width, height = padded = size
   pad = (0, 0)
@@ -156,6 +165,11 @@ def plan(spec: PixelSpec, size: tuple[int, int]) -> Plan:
     images.check_pixels(
       width, height, f'the {size[0]}x{size[1]} picture resized'
     )
+    if min(width, height) < 1:
+      raise errors.Rejected(
+        errors.Reason.BAD_MEDIA,
+        f'the {size[0]}x{size[1]} picture resized is {width}x{height}',
+      )
   resized = (width, height)
   crop = (0, 0)
   if spec.crop is not None:
@@ -298,9 +312,14 @@ def parse(
   if config.get('data_format') not in (None, 'channels_first'):
     refuse('data_format', config['data_format'], "'channels_first'")
   value = {**_SHARED, **_CLASSES[base], **config}
+  for key in (*_SWITCHES, 'default_to_square'):
+    if type(value[key]) is not bool:
+      refuse(key, value[key], 'true or false')
   mean = _channels(value['image_mean'], 'image_mean', where)
   std = _channels(value['image_std'], 'image_std', where)
-  do_pad = bool(value['do_pad'])
+  if not all(abs(x) > 1e-30 for x in std):
+    refuse('image_std', value['image_std'], 'numbers other than 0')
+  do_pad = value['do_pad']
   if base != 'LlavaImageProcessor':
     # In HF's other classes padding comes last and evens out a batch: pictures
     # of one size are left as they are.
@@ -310,9 +329,9 @@ def parse(
   do_pad = do_pad if pad is None else pad
   if do_pad and not all(0 <= int(255 * x) <= 255 for x in mean):
     refuse('image_mean', mean, 'shares of 255 (it is the padding colour)')
-  if not isinstance(value['rescale_factor'], (int, float)):
-    refuse('rescale_factor', value['rescale_factor'], 'a number')
-  if value['resample'] not in range(6):
+  if not _is_number(value['rescale_factor']) or not value['rescale_factor']:
+    refuse('rescale_factor', value['rescale_factor'], 'a number other than 0')
+  if type(value['resample']) is not int or value['resample'] not in range(6):
     refuse('resample', value['resample'], 'a Pillow filter number 0..5')
   crop = None
   if value['do_center_crop']:
@@ -335,10 +354,15 @@ def parse(
   )
 
 
+def _is_number(value: Any) -> bool:
+  """Finite in float32, in which pictures are."""
+  return type(value) in (int, float) and abs(value) < 1e30
+
+
 def _channels(value, key: str, where: str) -> tuple[float, ...]:
   """Three numbers; one number stands for three."""
   numbers = value if isinstance(value, (list, tuple)) else [value] * 3
-  if len(numbers) != 3 or not all(isinstance(x, (int, float)) for x in numbers):
+  if len(numbers) != 3 or not all(map(_is_number, numbers)):
     raise errors.UserError(f'{where}: {key}={value!r}; expected three numbers')
   return tuple(float(x) for x in numbers)
 
@@ -353,7 +377,7 @@ def _size(value, square: bool, key: str, where: str) -> tuple:
     value = {'shortest_edge': value}
   if isinstance(value, Mapping):
     given = {k: v for k, v in value.items() if v is not None}
-    if all(type(v) is int and v > 0 for v in given.values()):
+    if all(type(v) is int and 0 < v <= _LONGEST for v in given.values()):
       if set(given) == {'height', 'width'}:
         return 'exact', given['height'], given['width']
       if set(given) == {'shortest_edge'}:
@@ -362,5 +386,5 @@ def _size(value, square: bool, key: str, where: str) -> tuple:
         return 'shortest', given['shortest_edge'], given['longest_edge']
   raise errors.UserError(
     f'{where}: {key}={value!r}; expected height and width, or shortest_edge '
-    '(with longest_edge), in pixels'
+    f'(with longest_edge), in pixels up to {_LONGEST}'
   )

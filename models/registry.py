@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from corejax import attention
+from corejax import cache as cache_lib
 from corejax import control as control_lib
 from corejax import errors
 from corejax import inputs as inputs_lib
@@ -73,7 +74,11 @@ class Processor(Protocol):
 
 
 class Forward(Protocol):
-  """`forward(model, inputs, *, attend, control, probe, logit_rows_BP)`."""
+  """`forward(model, inputs, *, attend, control, probe, logit_rows_BP, cache)`.
+
+  With a cache the inputs are a chunk that follows what it holds (see
+  corejax.cache); a chunk without pictures has an empty `vision`.
+  """
 
   def __call__(
     self,
@@ -84,7 +89,33 @@ class Forward(Protocol):
     control: control_lib.HeadControl | None = None,
     probe: probe_lib.Probe | None = None,
     logit_rows_BP: jax.Array | None = None,
+    cache: cache_lib.Cache | None = None,
   ) -> inputs_lib.Output: ...
+
+
+class See(Protocol):
+  """`see(model, vision, *, attend)`: the tower and projector alone.
+
+  Returns [M, I, D], I features a picture; flattened to [M * I, D] they are
+  what `inputs.features_ID` takes. Pure, as forward is.
+  """
+
+  def __call__(
+    self,
+    model: Any,
+    vision: Mapping[str, jax.Array],
+    *,
+    attend: attention.Attend = attention.reference,
+  ) -> jax.Array: ...
+
+
+class NewCache(Protocol):
+  """`new_cache(model, batch, size)`: an empty cache for the family's forward.
+
+  Size is in tokens an example. Pure, as forward is.
+  """
+
+  def __call__(self, model: Any, batch: int, size: int) -> cache_lib.Cache: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +126,21 @@ class Loaded:
     key: registry key.
     model: the nnx.Module (a pytree of parameters).
     forward: the family's pure forward; jit it with the model as an argument.
+    see: the part of forward that looks at pictures.
+    new_cache: makes the cache that forward fills.
     processor: text and pixels.
     config: the family's frozen config.
     n_layers, n_heads, n_kv_heads: of the text decoder.
     max_length: context length in tokens.
     fingerprint: 12 hex digits over the checkpoint's config and weight files.
+    eos_ids: tokens that end an answer, as the checkpoint says; may be none.
   """
 
   key: str
   model: Any
   forward: Forward
+  see: See
+  new_cache: NewCache
   processor: Processor
   config: Any
   n_layers: int
@@ -112,6 +148,7 @@ class Loaded:
   n_kv_heads: int
   max_length: int
   fingerprint: str
+  eos_ids: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)

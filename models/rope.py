@@ -53,6 +53,8 @@ KINDS: Mapping[str, frozenset[str]] = {
   ),
 }
 _ALWAYS = frozenset({'rope_type', 'type', 'rope_theta'})
+_NUMBERS = frozenset().union(*KINDS.values(), ['rope_theta']) - {'truncate'}
+_OFF_AT_0 = frozenset({'beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim'})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,7 @@ class RopeConfig:
       UserError: an unknown kind, an unknown key, or a partial rotation.
     """
     kind = params.get('rope_type', params.get('type', 'default'))
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
       raise errors.UserError(
         f'rope_type {kind!r} is not supported; supported are {", ".join(KINDS)}'
       )
@@ -119,6 +121,7 @@ class RopeConfig:
         f'rope_parameters: {", ".join(unknown)} not known for rope_type '
         f'{kind!r}; known are {", ".join(sorted(KINDS[kind] | _ALWAYS))}'
       )
+    check_numbers(known)
     if head_dim % 2 or (kind == 'dynamic' and head_dim <= 2):
       raise errors.UserError(
         f'rope: head_dim={head_dim} cannot be rotated; it must be even'
@@ -151,6 +154,24 @@ class RopeConfig:
       truncate=bool(known.get('truncate', True)),
       scale=_yarn_scale(known) if kind == 'yarn' else 1.0,
     )
+
+
+def check_numbers(params: Mapping[str, Any]) -> None:
+  """Refuses values of `rope_parameters` that turn nothing.
+
+  Names that nobody reads are left to those who refuse them.
+
+  Raises:
+    UserError: naming the first.
+  """
+  for name in sorted(_NUMBERS & params.keys()):
+    value, least = params[name], 0 if name in _OFF_AT_0 else 1e-30
+    if value is None:
+      continue
+    if type(value) not in (int, float) or not least <= value < 1e30:
+      raise errors.UserError(
+        f'rope_parameters: {name}={value!r}; expected a number above 0'
+      )
 
 
 def _yarn_scale(params: Mapping[str, Any]) -> float:

@@ -35,6 +35,7 @@ _SIZES = {
   **{'I8': 1, 'U8': 1, 'BOOL': 1, 'F8_E4M3': 1, 'F8_E5M2': 1},
 }
 _MAX_HEADER = 100_000_000  # the limit of the reference implementation
+_MAX_AXES = 32
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 
@@ -45,6 +46,7 @@ class Tensor:
 
   Attributes:
     path: the file.
+    name: in the file.
     dtype: name in safetensors' spelling.
     shape: its shape.
     start: first byte, from the beginning of the file.
@@ -52,6 +54,7 @@ class Tensor:
   """
 
   path: pathlib.Path
+  name: str
   dtype: str
   shape: tuple[int, ...]
   start: int
@@ -143,12 +146,13 @@ def _inside(folder: pathlib.Path, name: str) -> pathlib.Path:
       f'{folder}: weight file {name!r} points out of the folder; refused'
     )
   path = folder / name
-  roots = [folder.resolve()]
-  if folder.parent.name == 'snapshots':
-    roots.append((folder.parent.parent / 'blobs').resolve())
+  home = folder.resolve()
+  roots = [home]
+  if home.parent.name == 'snapshots':
+    roots.append(home.parent.parent / 'blobs')
   try:
     real = path.resolve()
-  except (OSError, RuntimeError) as error:  # a loop of links
+  except (OSError, RuntimeError, ValueError) as error:  # a loop, no Unicode
     raise errors.UserError(f'{path}: {error}') from error
   if not any(real.is_relative_to(root) for root in roots):
     raise errors.UserError(
@@ -170,11 +174,44 @@ def read_header(path: pathlib.Path) -> dict[str, Tensor]:
   Raises:
     UserError: absent, empty, not safetensors, truncated or inconsistent.
   """
+  try:
+    text, size = _header_text(path)
+  except OSError as error:
+    raise errors.UserError(
+      f'{path}: cannot be read ({error.strerror}); fetch all weight files and '
+      'let them be read'
+    ) from error
+  base = 8 + len(text)
+  try:
+    header = json.loads(text, object_pairs_hook=_refuse_repeats)
+    if not isinstance(header, dict):
+      raise ValueError(f'a {type(header).__name__}, not an object')
+    header.pop('__metadata__', None)
+    tensors = {
+      name: _entry(path, name, entry, base) for name, entry in header.items()
+    }
+    _check_cover(tensors, base, size)
+  except (ValueError, RecursionError) as error:
+    raise errors.UserError(
+      f'{path}: bad safetensors header: {error}; fetch the file again'
+    ) from error
+  return tensors
+
+
+def _header_text(path: pathlib.Path) -> tuple[bytes, int]:
+  """The header's bytes and the size of the file.
+
+  Raises:
+    OSError: it cannot be read.
+    UserError: it cannot be safetensors.
+  """
+  if path.is_dir():
+    raise errors.UserError(f'{path}: a folder, not a file of weights')
   if not path.is_file():
     raise errors.UserError(f'{path}: no such file; fetch all weight files')
   size = path.stat().st_size
   with path.open('rb') as file:
-    head = file.read(64)
+    head = file.read(checkpoint.HEAD)
     _check_kind(path, head, size)
     length = int.from_bytes(head[:8], 'little')
     if length > min(_MAX_HEADER, size - 8):
@@ -183,22 +220,7 @@ def read_header(path: pathlib.Path) -> dict[str, Tensor]:
         'truncated, or not safetensors; fetch it again'
       )
     file.seek(8)
-    text = file.read(length)
-  try:
-    header = json.loads(text, object_pairs_hook=_refuse_repeats)
-    if not isinstance(header, dict):
-      raise ValueError(f'a {type(header).__name__}, not an object')
-    header.pop('__metadata__', None)
-    tensors = {
-      name: _entry(path, name, entry, 8 + length)
-      for name, entry in header.items()
-    }
-    _check_cover(tensors, 8 + length, size)
-  except (ValueError, RecursionError) as error:
-    raise errors.UserError(
-      f'{path}: bad safetensors header: {error}; fetch the file again'
-    ) from error
-  return tensors
+    return file.read(length), size
 
 
 def _check_kind(path: pathlib.Path, head: bytes, size: int):
@@ -207,15 +229,7 @@ def _check_kind(path: pathlib.Path, head: bytes, size: int):
     raise errors.UserError(f'{path}: empty file; fetch it again')
   if head[8:9] == b'{':  # the JSON header; any 8 bytes may come before it
     return
-  if head.startswith(b'version https://git-lfs'):
-    raise errors.UserError(
-      f'{path}: a Git LFS pointer, not the weights; run `git lfs pull`'
-    )
-  if head.lstrip()[:1] == b'<':
-    raise errors.UserError(
-      f'{path}: an HTML or XML page, not weights; the download failed, fetch '
-      'it again'
-    )
+  checkpoint.refuse_stand_in(path, head)
   if head[:2] == b'PK' or head[:1] == b'\x80':
     raise errors.UserError(
       f'{path}: a pickle under another name; refused, it can run code'
@@ -241,19 +255,21 @@ def _entry(path, name: str, entry, base: int) -> Tensor:
   ):
     raise ValueError(f'{name} lacks dtype, shape or data_offsets')
   dtype, shape, span = entry['dtype'], entry['shape'], entry['data_offsets']
-  if dtype not in _SIZES:
+  if not isinstance(dtype, str) or dtype not in _SIZES:
     raise ValueError(f'{name} has the unknown dtype {dtype!r}')
   for field, value in (('shape', shape), ('data_offsets', span)):
     if not isinstance(value, list) or not all(
       type(n) is int and 0 <= n < 1 << 62 for n in value
     ):
       raise ValueError(f'{name} has {field} {value!r}')
+  if len(shape) > _MAX_AXES:
+    raise ValueError(f'{name} has {len(shape)} axes')
   n_bytes = math.prod(shape) * _SIZES[dtype]
   if len(span) != 2 or span[1] - span[0] != n_bytes:
     raise ValueError(
       f'{name} {dtype} {shape} takes {n_bytes} bytes, its offsets are {span}'
     )
-  return Tensor(path, dtype, tuple(shape), base + span[0], n_bytes)
+  return Tensor(path, name, dtype, tuple(shape), base + span[0], n_bytes)
 
 
 def _check_cover(tensors: Mapping[str, Tensor], base: int, size: int):

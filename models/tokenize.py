@@ -11,23 +11,33 @@ get other ids (a leading space, a merge).
 
 import dataclasses
 import os
+import pathlib
+import threading
 from typing import Any
 
 import numpy as np
 
 from corejax import errors
 from corejax import prompt as prompt_lib
+from corejax.models import checkpoint
 
+# A fast tokenizer changes its own settings on the way (padding, truncation),
+# and fails if another thread is reading them.
+_LOCK = threading.Lock()
 # What AutoTokenizer raises at files that are absent, damaged or of an unknown
-# class; its Rust half raises a bare Exception only at a file it can parse.
+# class, beside the bare Exception of its Rust half.
 _LOAD_ERRORS = (
   OSError,
   ValueError,
-  KeyError,
+  LookupError,
+  ArithmeticError,
   TypeError,
   AttributeError,
   ImportError,
+  RecursionError,
 )
+_MOST_IDS = 1 << 24  # far beyond any vocabulary
+_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +64,23 @@ def load(folder: str | os.PathLike) -> Any:
   """
   import transformers  # slow
 
+  for name in _FILES:
+    path = pathlib.Path(folder) / name
+    if path.is_file():
+      with path.open('rb') as file:
+        checkpoint.refuse_stand_in(path, file.read(checkpoint.HEAD))
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
       os.fspath(folder), local_files_only=True, trust_remote_code=False
     )
-  except _LOAD_ERRORS as e:
+  except BaseException as e:
+    if not (isinstance(e, _LOAD_ERRORS) or _is_rust(e)):
+      raise
     reason = ' '.join(str(e).split())[:200]
     raise errors.UserError(
       f'{folder}: no tokenizer could be read ({type(e).__name__}: {reason}); '
-      'the folder needs tokenizer.json and tokenizer_config.json'
+      'the folder needs a whole tokenizer.json and tokenizer_config.json: '
+      'fetch them again'
     ) from e
   if not tokenizer.is_fast:
     raise errors.UserError(
@@ -70,7 +88,62 @@ def load(folder: str | os.PathLike) -> Any:
       'those say which characters a token holds; save the fast one there '
       '(tokenizer.json)'
     )
+  if not isinstance(tokenizer.model_max_length, int | float):
+    raise errors.UserError(
+      f'{folder}: tokenizer_config.json: model_max_length='
+      f'{tokenizer.model_max_length!r}; expected a number'
+    )
   return tokenizer
+
+
+def _is_rust(error: BaseException) -> bool:
+  """Was it raised by the tokenizers library?
+
+  It raises bare Exceptions, and where it panics (on a hostile file alone) what
+  is no Exception at all and has told its own trace on stderr.
+  """
+  return type(error) is Exception or type(error).__name__ == 'PanicException'
+
+
+def ids(tokenizer, text: str, **options) -> Any:
+  """What the tokenizer makes of a text, however long.
+
+  Raises:
+    ValueError: it cannot (no piece for a character, and no unknown token).
+  """
+  try:
+    with _LOCK:
+      return tokenizer(text, verbose=False, **options)
+  except BaseException as e:
+    if not _is_rust(e):
+      raise
+    raise ValueError(f'the tokenizer refuses it: {e}') from e
+
+
+def check_vocabulary(tokenizer, size: int, where: str) -> None:
+  """Refuses a vocabulary that the embeddings do not hold.
+
+  Added tokens may lie beyond it (a padding token that nobody embeds is common);
+  a prompt that needs one is refused when it is encoded.
+
+  Args:
+    tokenizer: a fast tokenizer.
+    size: rows of the embedding.
+    where: file or folder, for messages.
+
+  Raises:
+    UserError: naming the highest id.
+  """
+  words = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+  added = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+  for ids_of, limit in ((words, size), (added, _MOST_IDS)):
+    token = max(ids_of, key=lambda name: ids_of[name], default='')
+    if ids_of and ids_of[token] >= limit:
+      raise errors.UserError(
+        f'{where}: token {token!r} has id {ids_of[token]}, the model has '
+        f'{size} embeddings; tokenizer and model belong to different '
+        'checkpoints'
+      )
 
 
 def single_id(tokenizer, token: str, where: str) -> int:
@@ -85,22 +158,27 @@ def single_id(tokenizer, token: str, where: str) -> int:
     UserError: the vocabulary has no such token, or the tokenizer appends
       something (an end-of-sequence token) to every prompt.
   """
-  ids = tokenizer(token, add_special_tokens=False)['input_ids']
-  if len(ids) != 1 or tokenizer.convert_ids_to_tokens(ids[0]) != token:
+  try:
+    alone = ids(tokenizer, token, add_special_tokens=False)['input_ids']
+    whole = ids(tokenizer, token)['input_ids']
+  except ValueError as e:
     raise errors.UserError(
-      f'{where}: the tokenizer has no token {token!r} (it becomes {ids}); add '
-      'it as a special token, or name the right one in processor_config.json '
-      '(image_token)'
+      f'{where}: {token!r}: {e}; fetch tokenizer.json again'
+    ) from e
+  if len(alone) != 1 or tokenizer.convert_ids_to_tokens(alone[0]) != token:
+    raise errors.UserError(
+      f'{where}: the tokenizer has no token {token!r} (it becomes {alone}); '
+      'add it as a special token, or name the right one in '
+      'processor_config.json (image_token)'
     )
-  end = tokenizer(token)['input_ids'][-1]
-  if end != ids[0]:
-    name = tokenizer.convert_ids_to_tokens(end)
+  if whole[-1] != alone[0]:
+    name = tokenizer.convert_ids_to_tokens(whole[-1])
     raise errors.UserError(
       f'{where}: the tokenizer appends {name!r} to every prompt, behind the '
       'answer cue; switch that off (add_eos_token=false in '
       'tokenizer_config.json)'
     )
-  return ids[0]
+  return alone[0]
 
 
 def expand(
@@ -133,10 +211,17 @@ def encode(tokenizer, rendered: prompt_lib.Rendered) -> Tokens:
 
   Raises:
     Rejected: the answer merges with the end of the prompt or holds an unknown
-      word (BAD_ANSWER), or no token holds a character of the question.
+      word (BAD_ANSWER), no token holds a character of the question, or the
+      tokenizer refuses the text.
   """
-  coded = tokenizer(rendered.text, return_offsets_mapping=True, verbose=False)
-  prompt = coded['input_ids']
+  try:
+    coded = ids(tokenizer, rendered.text, return_offsets_mapping=True)
+    whole = coded
+    if rendered.answer:
+      whole = ids(tokenizer, rendered.text + rendered.answer)
+  except ValueError as e:
+    raise errors.Rejected(errors.Reason.BAD_RECORD, str(e)) from e
+  prompt, whole = coded['input_ids'], whole['input_ids']
   start, stop = rendered.question
   rows = [
     row
@@ -150,8 +235,6 @@ def encode(tokenizer, rendered: prompt_lib.Rendered) -> Tokens:
     )
   answer = []
   if rendered.answer:
-    whole = tokenizer(rendered.text + rendered.answer, verbose=False)
-    whole = whole['input_ids']
     answer = whole[len(prompt) :]
     if whole[: len(prompt)] != prompt:
       raise errors.Rejected(

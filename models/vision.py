@@ -54,6 +54,17 @@ IGNORED_KEYS = frozenset(
     'vocab_size',
   }
 )
+# Key -> least and most, as decoder.RANGES; pictures have three channels.
+RANGES: Mapping[str, tuple[float, float]] = {
+  'hidden_size': (1, 1 << 17),
+  'intermediate_size': (1, 1 << 20),
+  'num_hidden_layers': (1, 4096),
+  'num_attention_heads': (1, 4096),
+  'image_size': (1, 1 << 14),
+  'patch_size': (1, 1 << 14),
+  'num_channels': (3, 3),
+  'layer_norm_eps': (1e-30, 1.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +151,7 @@ class VisionConfig:
 
 
 def _side(size: int | Sequence[int], name: str) -> int:
-  sides = {size} if isinstance(size, int) else set(size)
+  sides = {size} if isinstance(size, int) else set(size or ())
   if len(sides) != 1:
     raise errors.UserError(
       f'vision_config: {name}={size} is not square; only squares are supported'

@@ -119,6 +119,10 @@ class Documents:
       n_bytes = os.stat(path).st_size
     except FileNotFoundError as e:
       raise errors.Rejected(errors.Reason.MISSING_MEDIA, key) from e
+    except OSError as e:
+      raise errors.Rejected(
+        errors.Reason.BAD_MEDIA, f'{name}: cannot be read ({e.strerror})'
+      ) from e
     if n_bytes > MAX_BYTES:
       raise errors.Rejected(
         errors.Reason.MEDIA_TOO_LARGE,
@@ -126,7 +130,7 @@ class Documents:
       )
     try:
       document = _pdfium().PdfDocument(key)
-    except _pdfium().PdfiumError as e:
+    except (OSError, _pdfium().PdfiumError) as e:
       raise errors.Rejected(errors.Reason.BAD_MEDIA, f'{name}: {e}') from e
     self._open[key] = document
     if len(self._open) > _OPEN_FILES:

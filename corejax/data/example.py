@@ -9,6 +9,30 @@ from corejax import describe
 from corejax import errors
 
 
+def is_text(text: str) -> bool:
+  """Can it be encoded? Half a surrogate pair, which JSON may spell, cannot."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
+# What corejax.scoring has a rule for.
+SCORERS = (
+  'exact',
+  'text',
+  'anls',
+  'integer',
+  'number',
+  'list',
+  'choice',
+  'boolean',
+  'unanswerable',
+  'iou50',
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Box:
   """A rectangle on one picture.
@@ -57,7 +81,7 @@ class Example:
     media: encoded pictures (PNG or JPEG bytes), in prompt order.
     question: the question's own text, without template.
     answers: acceptable answers; the first is the one teacher-forced.
-    scorer: 'exact', 'number', 'text': how an answer is judged.
+    scorer: how an answer is judged, one of SCORERS (corejax.scoring).
     evidence: boxes in which the answer lies; empty for a task that needs no
       retrieval (and for unanswerable questions).
     distractors: boxes of other things of the same kind.
@@ -86,10 +110,18 @@ class Example:
     def refuse(detail):
       raise errors.Rejected(errors.Reason.BAD_RECORD, f'{self.id}: {detail}')
 
+    if self.scorer not in SCORERS:
+      raise errors.UserError(
+        f'{self.id}: scorer {self.scorer!r} is unknown; a source names one of '
+        f'{", ".join(SCORERS)}'
+      )
     if not self.media:
       refuse('no media')
     if not self.question.strip():
       refuse('empty question')
+    for text in (self.id, self.cluster, self.question, *self.answers):
+      if not is_text(text):
+        refuse(f'{text[:80]!r} is no Unicode text')
     for box in (*self.evidence, *self.distractors):
       if not 0 <= box.media < len(self.media):
         refuse(f'{box}: there are {len(self.media)} media')
@@ -132,7 +164,7 @@ class Source(Protocol):
     ...
 
   def __getitem__(self, index: int) -> Example:
-    """The example.
+    """The example; several threads may ask at once.
 
     Raises:
       Rejected: this record cannot be used.

@@ -163,9 +163,20 @@ class MMDocIR:
     self.split = split
     self._window, self._seed = pages, seed
     self._documents = documents.Documents(dpi)
-    folder = pathlib.Path(data_dir).expanduser()
-    file = _annotation_file(folder)
-    content = file.read_bytes()
+    try:
+      folder = pathlib.Path(data_dir).expanduser()
+      file = _annotation_file(folder)
+    except (OSError, RuntimeError) as e:  # no such user, too long a name
+      raise errors.UserError(
+        f'--data_dir={data_dir}: no such folder can be ({e}); name the one that '
+        f'holds {ANNOTATIONS}'
+      ) from e
+    try:
+      content = file.read_bytes()
+    except OSError as e:
+      raise errors.UserError(
+        f'{file}: cannot be read ({e.strerror}); let it be read'
+      ) from e
     records = mmdocir_records.parse(content)
     self._records = self._chosen(records, tasks, file)
     names = list(
@@ -187,6 +198,13 @@ class MMDocIR:
 
   @staticmethod
   def _chosen(records, tasks, file):
+    if not records:
+      raise errors.UserError(f'{file}: holds no question; {_GET_ANNOTATIONS}')
+    if not any(r.n_pages for r in records):
+      raise errors.UserError(
+        f'{file}: none of {len(records)} lines is an annotated document '
+        f'({records[0].fault}); {_GET_ANNOTATIONS}'
+      )
     there = sorted({r.task for r in records if r.task})
     for task in tasks or ():
       if task not in there:
@@ -194,8 +212,6 @@ class MMDocIR:
           f'--tasks={task}: mmdocir has no such task here; there are '
           f'{", ".join(there)}'
         )
-    if not records:
-      raise errors.UserError(f'{file}: holds no question; {_GET_ANNOTATIONS}')
     if not tasks:
       return records
     return [r for r in records if r.task is None or r.task in tasks]
@@ -213,6 +229,10 @@ class MMDocIR:
 
   def __len__(self) -> int:
     return len(self._records)
+
+  def cluster(self, index: int) -> str:
+    """The cluster of the example at this index; reads no PDF."""
+    return self._records[index].document
 
   def __getitem__(self, index: int) -> example_lib.Example:
     """The example.

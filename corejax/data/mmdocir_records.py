@@ -16,16 +16,18 @@ import ast
 from collections.abc import Iterator
 import dataclasses
 import json
-import math
 import pathlib
 import re
 from typing import Any
 
 from corejax import errors
+from corejax.data import example as example_lib
 
 # How far a box may reach beyond its page and is cut off there: the annotators
 # rounded to whole points.
 TOLERANCE_POINTS = 1.0
+_MOST_POINTS = 1e9  # no page has so many; beyond it floats lose whole points
+_LONGEST_LITERAL = 100_000  # characters that are read as a Python literal
 
 _TASKS = {
   'pure-text (plain-text)': 'text',
@@ -83,10 +85,10 @@ def _bad(detail: str) -> errors.Rejected:
 
 def _strings(text: str) -> list[str]:
   """What a string holds that may be a Python list literal of strings."""
-  if text.lstrip().startswith('['):
+  if text.lstrip().startswith('[') and len(text) <= _LONGEST_LITERAL:
     try:
       value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
       return [text]
     if isinstance(value, list):
       return [str(part) for part in value]
@@ -129,7 +131,9 @@ def _integer(value: Any, name: str) -> int:
 def _numbers(raw: Any, name: str, count: int) -> list[float]:
   values = _field(raw, name, list)
   if len(values) != count or not all(
-    isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)
+    isinstance(v, int | float)
+    and not isinstance(v, bool)
+    and -_MOST_POINTS < v < _MOST_POINTS  # nan is not
     for v in values
   ):
     raise errors.Rejected(
@@ -202,10 +206,21 @@ def _question(raw: Any, n_pages: int) -> dict[str, Any]:
   }
 
 
+def _is_file_name(name: str) -> bool:
+  """Can a file of a folder have this name?"""
+  return (
+    name not in ('', '.', '..')
+    and name == pathlib.PurePosixPath(name).name
+    and not any(c in '\\' or c < ' ' for c in name)
+    and example_lib.is_text(name)
+    and len(name.encode()) <= 255
+  )
+
+
 def _document(raw: Any) -> tuple[str, str, int, list[Any]]:
   """(file name, domain, number of pages, questions) of a line."""
   name = _field(raw, 'doc_name', str)
-  if name != pathlib.PurePosixPath(name).name or '\\' in name or not name:
+  if not _is_file_name(name):
     raise _bad(f'doc_name={name[:80]!r} is not a bare file name')
   span = _field(raw, 'page_indices', list)
   if len(span) != 2:
@@ -220,14 +235,13 @@ def _document(raw: Any) -> tuple[str, str, int, list[Any]]:
 def _line(line: bytes, number: int, seen: dict[str, int]) -> Iterator[Record]:
   """The records of one line; `seen` counts the questions per document."""
   try:
-    raw = json.loads(line)
-    name, domain, n_pages, questions = _document(raw)
-  except (UnicodeDecodeError, json.JSONDecodeError) as e:
-    yield Record(f'line {number}', 0, fault=_bad(f'line {number}: {e}'))
-    return
+    name, domain, n_pages, questions = _document(json.loads(line))
   except errors.Rejected as e:
     fault = errors.Rejected(e.reason, f'line {number}: {e.detail}')
     yield Record(f'line {number}', 0, fault=fault)
+    return
+  except (ValueError, RecursionError) as e:  # no JSON, or no Unicode
+    yield Record(f'line {number}', 0, fault=_bad(f'line {number}: {e}'))
     return
   for raw_question in questions:
     index = seen.get(name, 0)

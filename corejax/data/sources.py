@@ -1,11 +1,19 @@
-"""`--data=NAME` -> a source of examples."""
+"""`--data=NAME` -> a source of examples.
+
+`--split=test:1/2` and `test:2/2` are the two halves of a split: whole clusters
+(pictures, documents) in each, for data sets that have one split alone.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import hashlib
+import re
+from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
+from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
 
 # One line each, as --list_data prints them.
@@ -59,6 +67,99 @@ class First:
     return self.source[index]
 
 
+@dataclasses.dataclass(frozen=True)
+class Fold:
+  """One of several parts of another source; an example.Source itself.
+
+  A hash of its cluster's name says in which part a record is, so that no
+  cluster is in two.
+
+  Attributes:
+    source: has `cluster(index)` beside what an example.Source has.
+    part, parts: the part, from 1, and how many there are.
+  """
+
+  source: Any
+  part: int
+  parts: int
+
+  @property
+  def name(self) -> str:
+    return self.source.name
+
+  @property
+  def split(self) -> str:
+    return f'{self.source.split}:{self.part}/{self.parts}'
+
+  @property
+  def fingerprint(self) -> str:
+    text = f'{self.source.fingerprint} fold {self.part} of {self.parts}'
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+  @functools.cached_property
+  def _indices(self) -> list[int]:
+    return [
+      i
+      for i in range(len(self.source))
+      if self._part_of(self.source.cluster(i)) == self.part
+    ]
+
+  def _part_of(self, cluster: str) -> int:
+    digest = hashlib.sha256(cluster.encode()).digest()
+    return 1 + int.from_bytes(digest[:8], 'big') % self.parts
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> example_lib.Example:
+    if not 0 <= index < len(self):
+      raise IndexError(f'{self.name}: {index} is outside 0..{len(self) - 1}')
+    return self.source[self._indices[index]]
+
+
+_SPLIT = re.compile(r'(.*):([1-9]\d?)/([1-9]\d?)', re.ASCII)
+
+
+def _parse_split(split: str) -> tuple[str, tuple[int, int] | None]:
+  """(name, (part, parts) or None)."""
+  if ':' not in split:
+    return split, None
+  match = _SPLIT.fullmatch(split)
+  if not match or int(match[2]) > int(match[3]):
+    raise errors.UserError(
+      f'--split={split[:60]}: a part of a split is written test:1/2, and the '
+      'first number is no larger than the second'
+    )
+  return match[1], (int(match[2]), int(match[3]))
+
+
+def splits(name: str) -> tuple[str, ...]:
+  """The splits of a data set.
+
+  Raises:
+    UserError: there is no such data set.
+  """
+  _known(name)
+  return scene_lib.SPLITS if name in scenes.CONFIGS else ('test',)
+
+
+def has_twins(name: str) -> bool:
+  """Do its questions have twins that need no look-up?
+
+  Raises:
+    UserError: there is no such data set.
+  """
+  _known(name)
+  return name in scenes.CONFIGS
+
+
+def _known(name: str) -> None:
+  if name not in _CATALOGUE:
+    raise errors.UserError(
+      f'--data={name}: no such data set; there are {", ".join(_CATALOGUE)}'
+    )
+
+
 def load(
   name: str,
   *,
@@ -75,7 +176,7 @@ def load(
 
   Args:
     name: key of `catalogue()`.
-    split: split name.
+    split: split name, or a part of one as 'test:1/2'.
     seed: which scenes are drawn, which pages stand beside the evidence.
     tasks: tasks to keep, None for all that need a look-up.
     twins: scenes only: follow each look-up by its twin without one.
@@ -88,10 +189,8 @@ def load(
   Raises:
     UserError: unknown name, split or task, or files that are not there.
   """
-  if name not in _CATALOGUE:
-    raise errors.UserError(
-      f'--data={name}: no such data set; there are {", ".join(_CATALOGUE)}'
-    )
+  _known(name)
+  split, part = _parse_split(split)
   if limit is not None and limit < 1:
     raise errors.UserError(f'--limit={limit}: expected 1 or more')
   source: example_lib.Source
@@ -104,6 +203,8 @@ def load(
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )
+  if part is not None:
+    source = Fold(source, *part)
   return source if limit is None else First(source, limit)
 
 

@@ -88,8 +88,10 @@ def rbo(
   deeper_ZX = np.maximum(positions(left_ZX), positions(right_ZX))
   n_columns = deeper_ZX.shape[-1]
   depth_X = np.arange(1, n_columns + 1)
-  counts = np.apply_along_axis(np.bincount, -1, deeper_ZX, minlength=n_columns)
-  common_ZX = np.cumsum(counts, axis=-1)
+  rows = deeper_ZX.reshape(-1, n_columns)
+  cells = rows + n_columns * np.arange(len(rows))[:, None]
+  counts = np.bincount(cells.ravel(), minlength=rows.size)
+  common_ZX = np.cumsum(counts.reshape(deeper_ZX.shape), axis=-1)
   weight_X = (1 - p) * p ** (depth_X - 1.0) / depth_X
   return common_ZX @ weight_X + p**n_columns
 
@@ -108,17 +110,30 @@ def spearman(left_ZX: np.ndarray, right_ZX: np.ndarray) -> np.ndarray:
   than 2 are left or a side is constant.
   """
   left_ZX, right_ZX = np.atleast_2d(left_ZX), np.atleast_2d(right_ZX)
-  result = np.full(len(left_ZX), np.nan)
-  for z, (left_X, right_X) in enumerate(zip(left_ZX, right_ZX)):
+  if np.isfinite(left_ZX).all() and np.isfinite(right_ZX).all():
+    return _rank_correlation(left_ZX, right_ZX)
+  pairs = np.broadcast_arrays(left_ZX, right_ZX)
+  result = np.full(len(pairs[0]), np.nan)
+  for z, (left_X, right_X) in enumerate(zip(*pairs)):
     finite_X = np.isfinite(left_X) & np.isfinite(right_X)
-    if finite_X.sum() < 2:
-      continue
-    ranks = [stats.rankdata(side[finite_X]) for side in (left_X, right_X)]
-    left, right = (r - r.mean() for r in ranks)
-    norm = np.sqrt((left**2).sum() * (right**2).sum())
-    if norm > 0:
-      result[z] = (left * right).sum() / norm
+    result[z] = _rank_correlation(left_X[finite_X], right_X[finite_X])
   return result
+
+
+def _rank_correlation(left_ZX: np.ndarray, right_ZX: np.ndarray) -> np.ndarray:
+  """Of finite values; nan where a side is constant, or has fewer than 2."""
+  left_ZX, right_ZX = (
+    stats.rankdata(side, axis=-1) - (side.shape[-1] + 1) / 2
+    for side in (left_ZX, right_ZX)
+  )
+  norm_Z = np.sqrt((left_ZX**2).sum(-1) * (right_ZX**2).sum(-1))
+  product_Z = (left_ZX * right_ZX).sum(-1)
+  return np.divide(
+    product_Z,
+    norm_Z,
+    out=np.full(np.shape(product_Z), np.nan),
+    where=norm_Z > 0,
+  )
 
 
 def split_half(

@@ -21,7 +21,9 @@ function headTip(x) {
 // Args:
 //   box: element to draw in.
 //   options: values (one a head, ranking order), max, label, tallest (of a
-//     cell, in pixels), and text(x) for the tooltip.
+//     cell, in pixels), and text(x) for the tooltip; also colour(share of
+//     max), viridis if absent, and ringed (one a head), the selection if
+//     absent.
 // Returns an object whose update(options) draws other values.
 function headMap(box, options) {
   const rows = data.n_layers;
@@ -30,6 +32,7 @@ function headMap(box, options) {
   const scroller = make(box, 'div', {class: 'map-box'});
   let cells = [];
   let svg = null;
+  let rings = null;
   let ring = null;
   let chosen = null;
   let at = state.head;
@@ -54,13 +57,24 @@ function headMap(box, options) {
   }
 
   function fill() {
-    const {values, max} = options;
+    const {values, max, colour = viridis, ringed = heads.selected} = options;
     for (let x = 0; x < nHeads; x++) {
       const share = isNumber(values[x]) ? values[x] / max : null;
       cells[x].setAttribute(
-        'fill', share === null ? 'var(--empty)' : viridis(share));
+        'fill', share === null ? 'var(--empty)' : colour(share));
       cells[x].setAttribute(
         'aria-label', options.text(x).replaceAll('\n', ', '));
+    }
+    rings.replaceChildren();
+    for (let x = 0; ringed && x < nHeads; x++) {
+      if (!ringed[x]) continue;
+      // White around black: seen on any colour of the map.
+      const strong = size.w < 16 ? 0.6 : 1;
+      for (const [stroke, width] of [['#000', 3.5], ['#fff', 1.6]]) {
+        make(rings, 'rect', {
+          ...place(x), fill: 'none', stroke, 'stroke-width': strong * width,
+        });
+      }
     }
     svg.setAttribute('aria-label', options.label);
   }
@@ -109,19 +123,7 @@ function headMap(box, options) {
         });
       }
     }
-    if (heads.selected) {
-      for (let x = 0; x < nHeads; x++) {
-        if (!heads.selected[x]) continue;
-        // White around black: seen on any colour of the map.
-        const strong = size.w < 16 ? 0.6 : 1;
-        for (const [stroke, width] of [['#000', 3.5], ['#fff', 1.6]]) {
-          make(svg, 'rect', {
-            ...place(x), fill: 'none', stroke, 'stroke-width': strong * width,
-            'pointer-events': 'none',
-          });
-        }
-      }
-    }
+    rings = make(svg, 'g', {'pointer-events': 'none'});
     chosen = make(svg, 'rect', {class: 'chosen-ring', rx: 2});
     ring = make(svg, 'rect', {
       class: 'focus-ring', rx: 2, visibility: 'hidden',

@@ -9,6 +9,7 @@ from corejax import errors
 from corejax.models import checkpoint
 from corejax.models import decoder
 from corejax.models import layers
+from corejax.models import rope
 from corejax.models import vision
 
 HANDLED_KEYS = frozenset(
@@ -38,6 +39,14 @@ IGNORED_KEYS = frozenset(
     'vocab_size',
   }
 )
+# transformers makes a table of so many labels, which nobody reads.
+_LABELS: Mapping[str, tuple[float, float]] = {'num_labels': (0, 1 << 16)}
+_RANGES: Mapping[str, tuple[float, float]] = {
+  'image_token_id': (0, 1 << 24),
+  'image_token_index': (0, 1 << 24),
+  'vision_feature_layer': (-4096, 4096),
+  **_LABELS,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +91,11 @@ class LlavaConfig:
       UserError: a setting that is not supported.
     """
     tower = vision.VisionConfig.from_hf(hf.vision_config)
+    if not 0 <= hf.image_token_index < hf.text_config.vocab_size:
+      raise errors.UserError(
+        f'image_token_index={hf.image_token_index} is outside 0..'
+        f'{hf.text_config.vocab_size - 1} (text_config.vocab_size)'
+      )
     if hf.vision_feature_select_strategy not in ('default', 'full'):
       raise errors.UserError(
         'vision_feature_select_strategy='
@@ -121,11 +135,36 @@ def read(folder: pathlib.Path) -> LlavaConfig:
   Raises:
     UserError: not a LLaVA, a key that is not known, an unsupported setting.
   """
-  raw, hf = checkpoint.read_config(folder)
+  path = folder / 'config.json'
+  raw = checkpoint.read_json(path)
   try:
-    return _checked(raw, hf)
+    check_numbers(raw)
+    return _checked(raw, checkpoint.normalised(folder))
   except errors.UserError as error:
-    raise errors.UserError(f'{folder / "config.json"}: {error}') from error
+    raise errors.UserError(f'{path}: {error}') from error
+
+
+def check_numbers(raw: Mapping[str, Any]):
+  """Refuses numbers that no model has, before transformers believes them.
+
+  Raises:
+    UserError: naming the first.
+  """
+  checkpoint.check_ranges(raw, _RANGES, '')
+  for part, ranges in (
+    ('text_config', decoder.RANGES),
+    ('vision_config', vision.RANGES),
+  ):
+    value = raw.get(part) or {}
+    if not isinstance(value, Mapping):
+      raise errors.UserError(
+        f'{part}={value!r} is no JSON object; fetch the file again'
+      )
+    checkpoint.check_ranges(value, ranges, f'{part}.')
+    checkpoint.check_ranges(value, _LABELS, f'{part}.')
+    for key in ('rope_parameters', 'rope_scaling'):
+      if isinstance(value.get(key), Mapping):
+        rope.check_numbers(value[key])
 
 
 def _checked(raw: Mapping[str, Any], hf: Any) -> LlavaConfig:

@@ -49,6 +49,8 @@ def load(
     key=KEY,
     model=model,
     forward=modeling.forward,
+    see=modeling.see,
+    new_cache=modeling.new_cache,
     processor=processor,
     config=config,
     n_layers=config.text.n_layers,
@@ -56,6 +58,7 @@ def load(
     n_kv_heads=config.text.n_kv_heads,
     max_length=config.text.max_length,
     fingerprint=checkpoint.fingerprint(path),
+    eos_ids=checkpoint.eos_ids(path, config.text.vocab_size),
   )
 
 

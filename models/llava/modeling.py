@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from corejax import attention
+from corejax import cache as cache_lib
 from corejax import control as control_lib
 from corejax import inputs as inputs_lib
 from corejax import probe as probe_lib
@@ -106,11 +107,47 @@ def merge(
     )
 
 
-def _pixels(vision: Mapping[str, jax.Array]) -> jax.Array | None:
-  pixels_MCYX = vision.get('pixel_values')
+def see(
+  model: Llava,
+  vision: Mapping[str, jax.Array],
+  *,
+  attend: attention.Attend = attention.reference,
+) -> jax.Array:
+  """What replaces image tokens, picture by picture; pure, as forward is.
+
+  Args:
+    model: the parameters.
+    vision: 'pixel_values' [M, C, Y, X].
+    attend: the tower's attention, called without control and probe.
+
+  Returns:
+    [M, I, D], in the parameters' dtype.
+  """
+  hidden = vision_lib.run(
+    model.vision,
+    vision['pixel_values'],
+    model.config.feature_layers,
+    attend=attend,
+  )
+  return project(model, hidden)
+
+
+def _features(
+  model: Llava, inputs: inputs_lib.Inputs, attend: attention.Attend
+) -> jax.Array | None:
+  """[all pictures' features, D]; None where there is no picture."""
+  if inputs.features_ID is not None:
+    return inputs.features_ID
+  pixels_MCYX = inputs.vision.get('pixel_values')
   if pixels_MCYX is None or not pixels_MCYX.shape[0]:
     return None
-  return pixels_MCYX
+  features_MID = see(model, inputs.vision, attend=attend)
+  return features_MID.reshape(-1, features_MID.shape[-1])
+
+
+def new_cache(model: Llava, batch: int, size: int) -> cache_lib.Cache:
+  """An empty cache of `size` tokens an example, for `forward`."""
+  return decoder_lib.new_cache(model.language, batch, size)
 
 
 def forward(
@@ -121,34 +158,28 @@ def forward(
   control: control_lib.HeadControl | None = None,
   probe: probe_lib.Probe | None = None,
   logit_rows_BP: jax.Array | None = None,
+  cache: cache_lib.Cache | None = None,
   tower_attend: attention.Attend | None = None,
 ) -> inputs_lib.Output:
   """One pass over a batch; pure, to be jitted with the model as an argument.
 
   Args:
     model: the parameters.
-    inputs: the batch; `vision` holds 'pixel_values' [M, C, Y, X] or nothing.
+    inputs: the batch; `vision` holds 'pixel_values' [M, C, Y, X] or nothing,
+      and is not looked at where `features_ID` is given.
     attend: the decoder's attention; stores [T, S] only if it does.
     control: edits of the decoder's heads.
     probe: what to measure in the decoder.
     logit_rows_BP: int32 rows whose logits are wanted (-1 unused); None is all.
+    cache: what was read before; `inputs` are then the chunk that follows, see
+      corejax.cache.
     tower_attend: the tower's attention, called without control and probe; None
       is the decoder's.
 
   Returns:
     An Output; logits float32 [B, P, V].
   """
-  pixels_MCYX = _pixels(inputs.vision)
-  features_ID = None
-  if pixels_MCYX is not None:
-    hidden = vision_lib.run(
-      model.vision,
-      pixels_MCYX,
-      model.config.feature_layers,
-      attend=tower_attend or attend,
-    )
-    features_MID = project(model, hidden)
-    features_ID = features_MID.reshape(-1, features_MID.shape[-1])
+  features_ID = _features(model, inputs, tower_attend or attend)
   out = decoder_lib.run(
     model.language,
     merge(model, inputs, features_ID),
@@ -157,7 +188,10 @@ def forward(
     attend=attend,
     control=control,
     probe=probe,
+    cache=cache,
   )
   return inputs_lib.Output(
-    decoder_lib.logits(model.language, out.x_BTD, logit_rows_BP), out.measured
+    decoder_lib.logits(model.language, out.x_BTD, logit_rows_BP),
+    out.measured,
+    out.cache,
   )

@@ -16,6 +16,7 @@ what lies outside is not seen.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -120,8 +121,8 @@ class LlavaProcessor:
 
     Raises:
       Rejected: an undecodable or oversized picture, an answer that cannot be
-        forced, a prompt beyond the context, image tokens in the question.
-      UserError: a token id beyond the model's vocabulary.
+        forced, a prompt beyond the context, image tokens in the question, an
+        added token that the model has no embedding for.
     """
     try:
       return self._encode(example, template, question)
@@ -140,6 +141,13 @@ class LlavaProcessor:
     question = example.question if question is None else question
     answer = example.answers[0] if example.answers else ''
     n_media = len(example.media)
+    n_features = self.grid.n_features * n_media
+    if n_features > self.max_length:  # before a text of that length is made
+      raise errors.Rejected(
+        errors.Reason.TOO_LONG,
+        f'{n_media} pictures take {n_features} tokens; the model takes '
+        f'{self.max_length}: show fewer --pages',
+      )
     rendered = template.render(
       n_media, question, self.image_token, answer if answer.strip() else ''
     )
@@ -155,16 +163,17 @@ class LlavaProcessor:
     if len(tokens_T) > self.max_length:
       raise errors.Rejected(
         errors.Reason.TOO_LONG,
-        f'{len(tokens_T)} tokens; the model takes {self.max_length}',
+        f'{len(tokens_T)} tokens, {n_features} of pictures; the model takes '
+        f'{self.max_length}',
       )
     feature_T = np.full(len(tokens_T), -1, np.int32)
     image_rows = np.flatnonzero(tokens_T == self.image_token_id)
-    n_features = self.grid.n_features * n_media
-    if len(image_rows) != n_features:
+    in_answer = (coded.answer_A == self.image_token_id).sum()
+    if len(image_rows) != n_features or in_answer:
       raise errors.Rejected(
         errors.Reason.IMAGE_TOKENS,
         f'{len(image_rows)} image tokens, expected {n_features} for {n_media} '
-        'pictures (does the answer hold one?)',
+        f'pictures, and {in_answer} in the answer',
       )
     feature_T[image_rows] = np.arange(n_features)
     pixel_values, layout = self._media(example.media)
@@ -188,10 +197,10 @@ class LlavaProcessor:
     beyond = ids[ids >= self.vocab_size]
     if len(beyond):
       token = self.tokenizer.convert_ids_to_tokens(int(beyond[0]))
-      raise errors.UserError(
-        f'tokenizer: {token!r} has id {beyond[0]}, the model has '
-        f'{self.vocab_size} embeddings; this tokenizer belongs to another '
-        'checkpoint'
+      raise errors.Rejected(
+        errors.Reason.BAD_RECORD,
+        f'{token!r} has id {beyond[0]}, the model has {self.vocab_size} '
+        'embeddings',
       )
 
   def _media(
@@ -202,12 +211,11 @@ class LlavaProcessor:
     _, patch_IW = self.grid.patches()
     for index, data in enumerate(media):
       try:
-        picture = images.decode(data)
-        size = (picture.shape[1], picture.shape[0])
+        size, value = _pixels(self.spec, data)
         cells.append(pixels.plan(self.spec, size).to_picture(patch_IW))
-        values.append(pixels.run(self.spec, picture))
       except errors.Rejected as e:
         raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
+      values.append(value)
       sizes.append(size)
     layout = layout_lib.VisualLayout(
       media_I=np.repeat(np.arange(len(media), dtype=np.int32), len(patch_IW)),
@@ -227,7 +235,8 @@ class LlavaProcessor:
     """Pads a few examples into one batch.
 
     Args:
-      batch: encoded examples.
+      batch: encoded examples; where their `vision` is empty (of all), feature_T
+        is taken as it is.
       length: T; shorter examples are padded on the right.
       n_media: pictures in all; the rest are zeros that no token reads.
       pad_left: pads on the left instead, as generation does. Rows, regions
@@ -240,7 +249,7 @@ class LlavaProcessor:
       ValueError: `length` or `n_media` is too small for the batch.
     """
     sizes = [len(e.tokens_T) for e in batch]
-    counts = [len(e.vision['pixel_values']) for e in batch]
+    counts = [len(e.vision.get('pixel_values', ())) for e in batch]
     if max(sizes) > length or sum(counts) > n_media:
       raise ValueError(
         f'collate: {max(sizes)} tokens and {sum(counts)} pictures do not fit '
@@ -261,8 +270,9 @@ class LlavaProcessor:
         encoded.feature_T + used * self.grid.n_features,
         -1,
       )
-      pixel_values[used : used + counts[b]] = encoded.vision['pixel_values']
-      used += counts[b]
+      if counts[b]:
+        pixel_values[used : used + counts[b]] = encoded.vision['pixel_values']
+        used += counts[b]
     size_B = jnp.array(sizes, jnp.int32)
     if pad_left:
       mask = masks.AttnMask(kv_start_B=length - size_B)
@@ -275,6 +285,18 @@ class LlavaProcessor:
       vision={'pixel_values': jnp.asarray(pixel_values)},
       feature_BT=jnp.asarray(feature_BT),
     )
+
+
+# Neighbouring questions show the same pictures; 64 of 336 x 336 are 87 MB.
+@functools.lru_cache(maxsize=64)
+def _pixels(
+  spec: pixels.PixelSpec, data: bytes
+) -> tuple[tuple[int, int], np.ndarray]:
+  """(width, height) of an encoded picture, and what the tower gets of it."""
+  picture = images.decode(data)
+  value = pixels.run(spec, picture)
+  value.setflags(write=False)
+  return (picture.shape[1], picture.shape[0]), value
 
 
 def load(
@@ -312,11 +334,16 @@ def load(
   path = folder / 'processor_config.json'
   asked = checkpoint.read_json(path) if path.exists() else {}
   _check_tokens(path, asked, grid)
+  own_template = _own_template(folder)
   tokenizer = tokenize.load(folder)
   # A tokenizer that names its image token has the last word, as in HF.
   image_token = getattr(tokenizer, 'image_token', None) or asked.get(
     'image_token', '<image>'
   )
+  if not isinstance(image_token, str) or not image_token:
+    raise errors.UserError(
+      f'{path}: image_token={image_token!r}; expected the text of a token'
+    )
   image_token_id = tokenize.single_id(tokenizer, image_token, str(folder))
   if image_token_id != config.image_token_id:
     raise errors.UserError(
@@ -324,8 +351,15 @@ def load(
       f'image_token_index={config.image_token_id}; tokenizer and model belong '
       'to different checkpoints'
     )
-  own = templates_lib.own_settings(folder)
-  return LlavaProcessor(
+  content_free = templates_lib.own_settings(folder).get(
+    'content_free', CONTENT_FREE
+  )
+  if not isinstance(content_free, str) or not content_free.strip():
+    raise errors.UserError(
+      f'{folder / templates_lib.FILE}: content_free={content_free!r}; expected '
+      'a question as text'
+    )
+  processor = LlavaProcessor(
     tokenizer=tokenizer,
     spec=spec,
     grid=grid,
@@ -334,10 +368,42 @@ def load(
     vocab_size=config.text.vocab_size,
     max_length=config.text.max_length,
     templates=templates_lib.choose(
-      folder, _chat_template(folder, tokenizer), config.text.kind
+      folder,
+      own_template or getattr(tokenizer, 'chat_template', None),
+      config.text.kind,
     ),
-    content_free=str(own.get('content_free', CONTENT_FREE)),
+    content_free=content_free,
   )
+  tokenize.check_vocabulary(tokenizer, config.text.vocab_size, str(folder))
+  _check_prompts(folder, processor)
+  return processor
+
+
+def _check_prompts(folder: pathlib.Path, processor: LlavaProcessor) -> None:
+  """Refuses a model for which no prompt can be made: told before a run.
+
+  What is longer than the context for its own reasons is rejected one by one.
+  """
+  lengths = []
+  for template in processor.templates.values():
+    rendered = template.render(1, '', processor.image_token)
+    try:
+      ids = tokenize.ids(processor.tokenizer, rendered.text)['input_ids']
+      processor._check_ids(np.array(ids))
+    except ValueError as error:
+      raise errors.UserError(
+        f'{folder}: the prompt {rendered.text!r} cannot be encoded ({error}); '
+        'tokenizer and model belong to different checkpoints'
+      ) from error
+    lengths.append(len(ids) - 1 + processor.grid.n_features)
+  if min(lengths) >= processor.max_length:
+    raise errors.UserError(
+      f'{folder}: a prompt of one picture has {min(lengths)} tokens without '
+      f'its question ({processor.grid.n_features} of them its picture), '
+      'config.json says '
+      f'max_position_embeddings={processor.max_length}: no example fits; '
+      'correct config.json'
+    )
 
 
 def _check_size(
@@ -364,6 +430,14 @@ def _check_tokens(
   if patch is None or strategy is None:
     return  # written before transformers 4.46: the model's config decides
   more = asked.get('num_additional_image_tokens', 0)
+  for key, value, least in (
+    ('patch_size', patch, 1),
+    ('num_additional_image_tokens', more, 0),
+  ):
+    if type(value) is not int or value < least:
+      raise errors.UserError(
+        f'{path}: {key}={value!r}; expected a whole number from {least}'
+      )
   count = (grid.image_size // patch) ** 2 + more - (strategy == 'default')
   if count != grid.n_features:
     raise errors.UserError(
@@ -373,14 +447,16 @@ def _check_tokens(
     )
 
 
-def _chat_template(folder: pathlib.Path, tokenizer: Any) -> str | None:
-  """The folder's chat template as Jinja text, by HF's order of files."""
-  template = getattr(tokenizer, 'chat_template', None)
+def _own_template(folder: pathlib.Path) -> Any:
+  """The chat template that has a file of its own, by HF's order of files."""
   raw, wrapped = folder / 'chat_template.jinja', folder / 'chat_template.json'
   if raw.exists():
-    template = raw.read_text(encoding='utf-8')
-  elif wrapped.exists():
-    template = checkpoint.read_json(wrapped).get('chat_template')
-  if isinstance(template, Mapping):
-    template = template.get('default')
-  return template
+    try:
+      return raw.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(
+        f'{raw}: no chat template can be read ({error}); fetch it again'
+      ) from error
+  if wrapped.exists():
+    return checkpoint.read_json(wrapped).get('chat_template')
+  return None

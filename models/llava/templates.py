@@ -84,21 +84,30 @@ def own_settings(folder: str | pathlib.Path) -> dict[str, Any]:
 
 
 def choose(
-  folder: str | pathlib.Path, chat_template: str | None, text_model: str
+  folder: str | pathlib.Path, chat_template: Any, text_model: str
 ) -> Mapping[str, prompt.PromptTemplate]:
   """The templates of a checkpoint, by kind of source.
 
   Args:
     folder: the checkpoint.
-    chat_template: its chat template (Jinja), None without one.
+    chat_template: its chat template (Jinja), or several by name of which
+      'default' counts; None without one.
     text_model: model_type of its text model.
 
   Raises:
-    UserError: corejax.json names no set of ours, or nothing tells which.
+    UserError: corejax.json names no set of ours, nothing tells which, or the
+      chat template is no text.
   """
+  if isinstance(chat_template, Mapping):
+    chat_template = chat_template.get('default')
+  if chat_template is not None and not isinstance(chat_template, str):
+    raise errors.UserError(
+      f'{folder}: the chat template is a {type(chat_template).__name__}, not '
+      'text; fetch the tokenizer files again'
+    )
   name = own_settings(folder).get('templates')
   if name is not None:
-    if name not in SETS:
+    if not isinstance(name, str) or name not in SETS:
       raise errors.UserError(
         f'{pathlib.Path(folder) / FILE}: templates={name!r}; expected one of '
         f'{", ".join(SETS)}'

@@ -100,11 +100,48 @@ def test_only_the_chosen_rows_are_edited():
   assert not got[:, 4].any() and got[:, :4].all()
 
 
-def test_a_poisoned_head_does_not_leak():
-  out = _random(0, _B, _T, _N, _H).at[:, :, 2].set(jnp.nan)
+@pytest.mark.parametrize('batch', [1, _B])
+@pytest.mark.parametrize('table', [1, _B])
+def test_rows_take_their_source_rows(batch, table):
+  out = _random(0, _B, _T, _N, _H)
+  replacement = _random(1, table, 3, _N, _H)
+  source_BT = np.random.default_rng(2).integers(0, 3, (batch, _T))
+  control = control_lib.OutputControl(
+    jnp.array([[1, 0, 0.25, 1]], jnp.float32),
+    replacement,
+    source_BT=jnp.asarray(source_BT, jnp.int32),
+  )
+  got = np.array(control_lib.apply_output(out, control))
+  for b, t in np.ndindex(_B, _T):
+    row = replacement[b % table, source_BT[b % batch, t]]
+    np.testing.assert_array_equal(got[b, t, 1], row[1])
+    expected = 0.25 * out[b, t, 2] + 0.75 * row[2]
+    np.testing.assert_allclose(got[b, t, 2], expected, rtol=1e-6, atol=1e-6)
+  np.testing.assert_array_equal(got[:, :, [0, 3]], out[:, :, [0, 3]])
+
+
+@pytest.mark.parametrize('poison', [np.nan, np.inf, -np.inf])
+def test_a_poisoned_head_is_removed_by_its_gate(poison):
+  out = _random(0, _B, _T, _N, _H).at[:, :, 2].set(poison)
   gate = jnp.array([[1, 1, 0, 1]], jnp.float32)
   got = control_lib.apply_output(out, control_lib.OutputControl(gate))
-  assert not np.isnan(got[:, :, [0, 1, 3]]).any()
+  assert not np.asarray(got[:, :, 2]).any()
+  np.testing.assert_array_equal(got[:, :, [0, 1, 3]], out[:, :, [0, 1, 3]])
+  half = control_lib.OutputControl(gate.at[0, 2].set(0.5))
+  assert not np.isfinite(control_lib.apply_output(out, half)[:, :, 2]).any()
+
+
+def test_a_poisoned_replacement_of_a_kept_head_is_not_looked_at():
+  out = _random(0, _B, _T, _N, _H)
+  gate = jnp.array([[1, 0, 1, 1]], jnp.float32)
+  replacement = _random(1, 1, 1, _N, _H).at[:, :, 0].set(jnp.nan)
+  got = control_lib.apply_output(
+    out, control_lib.OutputControl(gate, replacement)
+  )
+  np.testing.assert_array_equal(got[:, :, [0, 2, 3]], out[:, :, [0, 2, 3]])
+  np.testing.assert_array_equal(
+    got[:, :, 1], np.broadcast_to(replacement[:, :, 1], (_B, _T, _H))
+  )
 
 
 def test_the_dtype_of_the_output_is_kept():
@@ -134,6 +171,35 @@ def test_the_gradient_of_a_gate_is_its_heads_output():
   )
 
 
+@pytest.mark.parametrize('at', [0.0, 0.3, 1.0])
+def test_the_gradient_with_a_replacement_at_every_gate(at):
+  """Also at 0 and 1, where terms that are not finite are dropped."""
+  out = _random(0, _B, _T, _N, _H)
+  weight = _random(1, _B, _T, _N, _H)
+  replacement = _random(2, _B, 1, _N, _H)
+
+  def loss(gate_N):
+    control = control_lib.OutputControl(gate_N[None], replacement)
+    return (weight * control_lib.apply_output(out, control)).sum()
+
+  got = jax.grad(loss)(jnp.full(_N, at))
+  expected = (weight * (out - replacement)).sum((0, 1, 3))
+  np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_removed_head_leaves_all_gradients_finite():
+  out = _random(0, _B, _T, _N, _H).at[0, 0, 2].set(jnp.nan)
+
+  def loss(gate_N, out):
+    control = control_lib.OutputControl(gate_N[None])
+    return jnp.sin(control_lib.apply_output(out, control)).sum()
+
+  gate_N = jnp.array([1.0, 1.0, 0.0, 1.0])
+  by_gate, by_out = jax.grad(loss, (0, 1))(gate_N, out)
+  assert np.isfinite(by_gate).all() and np.asarray(by_gate).all()
+  assert np.isfinite(by_out).all() and not np.asarray(by_out[:, :, 2]).any()
+
+
 def test_through_the_layer_scan():
   rows_BT = jnp.asarray(np.random.default_rng(0).random((_B, _T)) < 0.5)
   region_BS = jnp.zeros((_B, _T), jnp.int8)
@@ -145,8 +211,13 @@ def test_through_the_layer_scan():
       control.attend,
       blocked_BNR=jnp.zeros((3, 1, _N, 9), bool).at[1].set(True),
       region_BS=region_BS,
+      rows_BT=rows_BT[:1],
     ),
-    dataclasses.replace(control.output, rows_BT=rows_BT),
+    dataclasses.replace(
+      control.output,
+      rows_BT=rows_BT,
+      source_BT=jnp.zeros((1, _T), jnp.int32),
+    ),
   )
   stacked, shared = control.per_layer()
 
@@ -154,7 +225,9 @@ def test_through_the_layer_scan():
     layer = one.join(shared)
     assert layer.attend.window_BN.shape == (1, _N)
     assert layer.attend.region_BS is region_BS
+    assert layer.attend.rows_BT.shape == (1, _T)
     assert layer.output.rows_BT is rows_BT
+    assert layer.output.source_BT.shape == (1, _T)
     return carry + 1, (layer.output.gate_BN, layer.attend.blocked_BNR.all())
 
   _, (gates, blocked) = jax.lax.scan(body, 0, stacked)

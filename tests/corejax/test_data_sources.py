@@ -60,3 +60,41 @@ def test_documents_open_by_name(samples):
   source = sources.load('mmdocir', data_dir=str(samples), limit=2, pages=2)
   assert len(source) == 2
   assert source.name == 'mmdocir'
+
+
+def test_halves_share_no_cluster_and_make_the_whole():
+  whole = sources.load('scenes_referring', seed=3)
+  halves = [
+    sources.load('scenes_referring', seed=3, split=f'test:{i}/2')
+    for i in (1, 2)
+  ]
+  assert sum(map(len, halves)) == len(whole)
+  clusters = [
+    {half.source.cluster(i) for i in half._indices} for half in halves
+  ]
+  assert not clusters[0] & clusters[1]
+  assert 0.4 < len(clusters[0]) / sources.scenes.N_SCENES < 0.6
+  ids = {half[i].id for half in halves for i in range(0, len(half), 97)}
+  assert ids <= {whole[i].id for i in range(len(whole))}
+  assert halves[0].split == 'test:1/2'
+  assert len({half.fingerprint for half in (*halves, whole)}) == 3
+  first = sources.load('scenes_referring', seed=3, split='test:1/2', limit=5)
+  assert [first[i].id for i in range(5)] == [halves[0][i].id for i in range(5)]
+  with pytest.raises(IndexError):
+    halves[0][len(halves[0])]
+
+
+@pytest.mark.parametrize(
+  'split', ['test:0/2', 'test:3/2', 'test:1', 'test:a/b', ':', 'test:1/2/3']
+)
+def test_bad_parts_of_a_split(split):
+  with pytest.raises(errors.UserError, match='--split='):
+    sources.load('scenes_referring', split=split)
+
+
+def test_splits_and_twins():
+  assert sources.splits('scenes_pages') == ('train', 'validation', 'test')
+  assert sources.splits('mmdocir') == ('test',)
+  assert sources.has_twins('scenes_pages') and not sources.has_twins('mmdocir')
+  with pytest.raises(errors.UserError, match='imagenet'):
+    sources.splits('imagenet')

@@ -199,3 +199,36 @@ def test_more_slots_change_no_mass():
   np.testing.assert_allclose(masses[0].sum(-1), 1, atol=1e-6)
   # A one-token answer is read off the last prompt row.
   np.testing.assert_allclose(masses[0][1, 1], masses[0][1, 2], atol=1e-6)
+
+
+def test_batch_rows():
+  long = _encoded(answer=(7, 8, 9))
+  # The picture comes last but one, the question first: its words are sinks.
+  early = _encoded(
+    visual=(6, 7, 8, 9), question=(0, 3), prompt_len=11, answer=(7,)
+  )
+  early_annotated = evidence.Annotated(
+    evidence_I=np.array([True] * 4),
+    distractors_XI=np.zeros((0, 4), bool),
+    region_T=regions.partition(
+      11, early.visual_I, np.array([True] * 4), [], early.question
+    ),
+    rows=evidence.query_rows(early),
+    visual_I=early.visual_I,
+  )
+  assert early_annotated.region_T[0] == regions.SINK
+  rows = evidence.batch_rows(
+    [evidence.annotate(_example(), long), early_annotated], 16
+  )
+
+  def letters(b):
+    return ''.join('vqt.'[c] for c in rows.class_BT[b].tolist())
+
+  # Rows 11 and 12 hold the answer's first two tokens.
+  assert letters(0) == 'ttvvvvqqqtttt...'
+  assert letters(1) == 'qqqtttvvvvt.....'
+  assert np.flatnonzero(rows.query_BT[0]).tolist() == [6, 7, 8, 10, 11, 12]
+  assert np.flatnonzero(rows.query_BT[1]).tolist() == [0, 1, 2, 10]
+  assert np.flatnonzero(rows.decoded_BT[0]).tolist() == [11, 12]
+  assert not rows.decoded_BT[1].any()
+  assert rows.counts_BC.tolist() == [[4, 3, 6], [4, 3, 4]]

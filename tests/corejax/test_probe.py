@@ -327,3 +327,45 @@ def test_written_is_the_mean_norm_over_the_sets_rows():
         ]
         expected = np.mean(norms) if norms else 0.0
         np.testing.assert_allclose(got_BQN[b, q, n], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('batch', [1, _B])
+def test_limits_on_some_rows_are_measured_row_by_row(batch):
+  q, k, v = _arrays(4, 2)
+  probe = _probe(weights=True)
+  limited = _limited(4, probe.region_BS)
+  rows_BT = np.random.default_rng(5).random((batch, _T)) < 0.5
+  control = dataclasses.replace(limited, rows_BT=jnp.asarray(rows_BT))
+  mask = _spelled_out(masks.AttnMask())
+  got = _reference(q, k, v, mask, control, probe)
+  rows_BP = np.broadcast_to(np.arange(_T), (_B, _T))
+  expected = np.where(
+    rows_BT[:, None, :, None],
+    brute.attention(q, k, masks.AttnMask(), rows_BP, limited),
+    brute.attention(q, k, masks.AttnMask(), rows_BP),
+  )
+  np.testing.assert_allclose(got.measured.weights_BNTS, expected, atol=1e-6)
+  region_BS = np.asarray(probe.region_BS)
+  for b, row, slot in ((0, 7, 3), (1, 4, 3)):  # alone in the set `last`
+    for r in range(9):
+      mass_N = expected[b, :, row, region_BS[b] == r].sum(0)
+      np.testing.assert_allclose(
+        got.measured.mass_BQNR[b, 1, :, r], mass_N, atol=1e-6
+      )
+    assert probe.rows_BP[b, slot] == row
+
+
+def test_class_means_are_the_means_over_a_classs_rows():
+  rng = np.random.default_rng(4)
+  out_BTNH = rng.normal(size=(2, 7, 3, 4)).astype(np.float32)
+  class_BT = np.array([[0, 0, 1, 2, 2, 2, 1], [2, 0, 2, -1, -1, -1, -1]])
+  probe = dataclasses.replace(_probe(), class_BT=jnp.asarray(class_BT, 'int8'))
+  got = np.asarray(jax.jit(probe_lib.class_means)(probe, out_BTNH))
+  assert got.shape == (2, 3, 3, 4)
+  for b, c in np.ndindex(2, 3):
+    rows = out_BTNH[b, class_BT[b] == c].astype(np.float64)
+    expected = rows.mean(0) if len(rows) else np.zeros((3, 4))
+    np.testing.assert_allclose(got[b, c], expected, atol=1e-6)
+  half = probe_lib.class_means(probe, jnp.asarray(out_BTNH, jnp.bfloat16))
+  assert half is not None and half.dtype == jnp.float32
+  assert probe_lib.class_means(_probe(), jnp.asarray(out_BTNH)) is None

@@ -1,11 +1,13 @@
 """The score store: whole parts or none, and what a broken one says."""
 
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 
 from corejax import errors
+from corejax import parts
 from corejax import store as store_lib
 
 SHAPE = (2, 3, 3, 9)
@@ -99,16 +101,41 @@ def test_broken_part_names_its_file(tmp_path, cut):
     store.read(0)
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    dict(layout=None),
+    dict(id=['x']),
+    dict(logprob='much'),
+    dict(logprob=1e308),
+    dict(correct=1),
+  ],
+)
+def test_a_part_that_somebody_made_up(tmp_path, changes):
+  good = part(2)
+  rows = [good.rows[0], {**good.rows[1], **changes}]
+  store = store_lib.ScoreStore(tmp_path, 1)
+  for forged in (
+    dataclasses.replace(good, rows=rows),
+    dataclasses.replace(good, mass_ELNQR=good.mass_ELNQR[:1]),
+    dataclasses.replace(good, profile_set=None),
+    dataclasses.replace(good, rejected=[{'index': 3}]),
+  ):
+    store.write(0, forged)
+    with pytest.raises(errors.UserError, match='part-00000.npz.*remove'):
+      store.load()
+
+
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
   target = tmp_path / 'a.txt'
-  store_lib.write_atomic(target, b'old')
+  parts.write_atomic(target, b'old')
 
   def full(fd):
     raise OSError(28, 'No space left on device')
 
   monkeypatch.setattr(os, 'fsync', full)
   with pytest.raises(errors.UserError, match='No space left'):
-    store_lib.write_atomic(target, b'new')
+    parts.write_atomic(target, b'new')
   assert target.read_bytes() == b'old'
   assert [p.name for p in tmp_path.iterdir()] == ['a.txt']
 

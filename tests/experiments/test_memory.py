@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from corejax import inputs as inputs_lib
 from corejax import masks
 from corejax import probe as probe_lib
-from corejax.experiments import measure
+from corejax.experiments import step
 from corejax.kernels import dispatch
 from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
@@ -41,7 +41,7 @@ def temp_bytes(attend, probe_weights=False):
     profile_set=0,
     weights=probe_weights,
   )
-  compiled = measure.step.lower(
+  compiled = step.step.lower(
     model,
     inputs,
     probe,

@@ -1,12 +1,12 @@
 """How an experiment starts: as a fresh process, from the checkout."""
 
-import dataclasses
 import importlib
 import re
 import resource
 
 import pytest
 
+from corejax.experiments import config as config_lib
 from helpers import tree
 
 _HEAVY = {
@@ -47,7 +47,7 @@ def test_help(name, flag):
   done = _start(name, flag)
   module = importlib.import_module(f'corejax.experiments.{name}')
   listed = re.findall(r'^  --(\w+) ', done.stdout, re.M)
-  flags = [field.name for field in dataclasses.fields(module.Config)]
+  flags = [field.name for field in config_lib.flag_fields(module.Config)]
   assert sorted(listed) == sorted(flags)
   imported = _imported(done.stderr)
   assert {'absl', 'corejax'} <= imported

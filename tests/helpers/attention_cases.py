@@ -30,6 +30,7 @@ class Spec:
   control: bool = True
   per_sequence: bool = False
   blocked: bool = False
+  rows: bool = False
 
 
 SPECS = {
@@ -45,6 +46,7 @@ SPECS = {
   'vision_windows': Spec(causal=False, segments=True, control=False),
   'packed': Spec(segments=True, n_kv=3, padding=True),
   'blocked': Spec(blocked=True, n_kv=2, per_sequence=True),
+  'some_rows': Spec(blocked=True, n_kv=3, padding=True, rows=True),
 }
 
 
@@ -110,6 +112,10 @@ def draw(spec: Spec, seed: int) -> Problem:
         control,
         blocked_BNR=rng.random((*shape, N_REGIONS)) < 0.4,
         region_BS=integers(0, N_REGIONS, batch, n_keys).astype(np.int8),
+      )
+    if spec.rows:
+      control = dataclasses.replace(
+        control, rows_BT=rng.random((batch, n_rows)) < 0.5
       )
   return Problem(
     normal(batch, n_rows, spec.n_heads, spec.head_dim),

@@ -59,12 +59,19 @@ def experiments() -> list[str]:
   ]
 
 
-def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-  """(line, dotted name) of every import in a file, nested ones included.
+def imports(
+  path: pathlib.Path, nested: bool = True
+) -> Iterator[tuple[int, str]]:
+  """(line, dotted name) of every import in a file.
 
   `from a import b` gives `a.b`: b may be a module or a name in one.
+
+  Args:
+    path: the file.
+    nested: count imports within functions and blocks too.
   """
-  for node in ast.walk(ast.parse(path.read_text(), str(path))):
+  module = ast.parse(path.read_text(), str(path))
+  for node in ast.walk(module) if nested else module.body:
     if isinstance(node, ast.Import):
       for alias in node.names:
         yield node.lineno, alias.name

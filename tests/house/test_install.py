@@ -39,8 +39,10 @@ for name in ('models', 'kernels', 'experiments', 'tests', 'helpers'):
 names = {e.name: e.value for e in
          importlib.metadata.distribution('corejax').entry_points}
 assert names == {
+  'corejax-ablate': 'corejax.experiments.ablate:cli',
   'corejax-rank': 'corejax.experiments.rank:cli',
   'corejax-inspect': 'corejax.experiments.inspect:cli',
+  'corejax-compare': 'corejax.experiments.compare:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """

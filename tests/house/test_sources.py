@@ -16,6 +16,7 @@ _DISTRIBUTIONS = {
   'absl': 'absl-py',
   'huggingface_hub': 'transformers',
   'orbax': 'orbax-checkpoint',
+  'yaml': 'flax',
 }
 
 

@@ -80,7 +80,9 @@ def test_equals_one_device(implementation, mesh_shape, n_heads, n_kv):
   assert out_spec[2] == 'model' and len(got.out_BTNH.devices()) == 4
 
 
-@pytest.mark.parametrize('name', ['packed', 'blocked', 'model_window'])
+@pytest.mark.parametrize(
+  'name', ['packed', 'blocked', 'some_rows', 'model_window']
+)
 def test_every_limit_is_cut_to_its_shard(name):
   """Segments, regions, controls of one row or of B rows, a scalar window."""
   problem = cases.draw(cases.SPECS[name], 1)

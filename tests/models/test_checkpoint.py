@@ -38,6 +38,12 @@ def test_no_such_folder(name):
   assert 'hub gave' not in str(caught.value)
 
 
+@pytest.mark.parametrize('name', ['~nobody-here/x', 'x' * 300])
+def test_names_of_no_folder(name):
+  with pytest.raises(errors.UserError, match='no such folder can be'):
+    checkpoint.resolve(name)
+
+
 def test_a_file_is_no_folder(tmp_path):
   path = tmp_path / 'config.json'
   path.write_text('{}')
@@ -76,16 +82,21 @@ def test_hub_ids_fetch_only_data(monkeypatch, tmp_path):
     ('{"a": 1', 'not JSON'),
     ('[' * 100000, 'not JSON'),
     ('[]', 'holds a list'),
+    ('version https://git-lfs.github.com/spec/v1\noid', 'git lfs pull'),
+    ('<html>404</html>', 'the download failed'),
+    ('{"a": 1' + '0' * 5000 + '}', 'not JSON'),
+    ('{"model_type": "llava", "dtype": 1e308}', 'transformers refuses it'),
+    ('{"model_type": "llava", "num_labels": 1000000000}', 'num_labels=1000000'),
     ('{}', 'transformers refuses it'),
     ('{"model_type": "nothing-we-know"}', 'transformers refuses it'),
-    ('{"model_type": "llava", "text_config": 3}', 'transformers refuses it'),
+    ('{"model_type": "llava", "text_config": 3}', 'text_config=3 is no JSON'),
     (
       '{"model_type": "llava", "text_config": {"model_type": "gone"}}',
       'transformers refuses it',
     ),
     (
       '{"model_type": "llava", "image_token_index": "seven"}',
-      'transformers refuses it',
+      "image_token_index='seven'; expected whole numbers from 0",
     ),
     ('{"model_type": "llama"}', "'llama' is not a LLaVA"),
   ],
@@ -171,3 +182,15 @@ def test_check_keys():
   for value in (0, False, '', 1):
     with pytest.raises(errors.UserError, match='text_config.c='):
       checkpoint.check_keys({'c': value}, handled, ignored, 'text_config.')
+
+
+def test_check_ranges():
+  ranges = {'n': (1, 9), 'x': (0.5, 2.0)}
+  for good in ({}, {'n': None}, {'n': 9, 'x': 1}, {'n': [1, 2]}, {'x': 0.5}):
+    checkpoint.check_ranges(good, ranges, '')
+  for bad in (0, 10, 1.0, True, '1', [0], [[1]], {}, float('nan'), 10**400):
+    with pytest.raises(errors.UserError, match='part.n=.*whole numbers from 1'):
+      checkpoint.check_ranges({'n': bad}, ranges, 'part.')
+  for bad in (0, 3, True, '1', float('nan'), float('inf')):
+    with pytest.raises(errors.UserError, match='x=.*numbers from 0.5 to 2'):
+      checkpoint.check_ranges({'x': bad}, ranges, '')

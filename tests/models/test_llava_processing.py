@@ -408,7 +408,7 @@ def test_a_bad_picture_is_named(processors):
 
 def test_ids_beyond_the_vocabulary_are_refused(processors):
   small = dataclasses.replace(processors['words'], vocab_size=20)
-  with pytest.raises(errors.UserError, match='20 embeddings'):
+  with pytest.raises(errors.Rejected, match='20 embeddings'):
     small.encode(_example())
 
 

@@ -136,6 +136,16 @@ def test_strips_that_would_blow_up_are_refused(name):
   assert caught.value.reason is errors.Reason.MEDIA_TOO_LARGE
 
 
+def test_strips_of_which_nothing_is_left_are_refused():
+  sizes = {'shortest_edge': 336, 'longest_edge': 336}
+  config = dict(_config('llava'), size=sizes)
+  spec = pixels.parse(config, 'file')
+  assert min(pixels.plan(spec, (300, 1)).resized) == 1
+  with pytest.raises(errors.Rejected, match='9000x1 picture resized') as caught:
+    pixels.plan(spec, (9000, 1))
+  assert caught.value.reason is errors.Reason.BAD_MEDIA
+
+
 @pytest.mark.parametrize(
   'change, said',
   [
@@ -149,6 +159,17 @@ def test_strips_that_would_blow_up_are_refused(name):
     (dict(crop_size={'shortest_edge': 336}), 'crop_size'),
     (dict(resample=9), 'resample=9'),
     (dict(resample='bicubic'), 'resample'),
+    (dict(resample=True), 'resample=True'),
+    (dict(size={'height': -4, 'width': 4}), 'height'),
+    (dict(size={'shortest_edge': 10**9}), 'in pixels up to 9000'),
+    (dict(size={'shortest_edge': 336, 'longest_edge': 0}), 'longest_edge'),
+    (dict(image_std=[0.3, 0.0, 0.3]), 'image_std'),
+    (dict(image_std=0), 'image_std'),
+    (dict(image_mean=[float('nan')] * 3), 'image_mean'),
+    (dict(image_mean=10**400), 'image_mean'),
+    (dict(rescale_factor=float('inf')), 'rescale_factor=inf'),
+    (dict(rescale_factor=0), 'rescale_factor=0'),
+    (dict(do_resize='false'), "do_resize='false'"),
     (dict(rescale_factor='1/255'), 'rescale_factor'),
     (dict(image_mean=[0.5, 0.5]), 'image_mean'),
     (dict(image_std='x'), 'image_std'),

@@ -146,6 +146,15 @@ def test_refused(params, head_dim, part):
     rope.RopeConfig.from_hf(params, head_dim, 128)
 
 
+@pytest.mark.parametrize('value', [0, -1, 'x', True, [], float('nan'), 10**400])
+@pytest.mark.parametrize('name', ['factor', 'rope_theta'])
+def test_numbers_that_turn_nothing(name, value):
+  params = {'rope_type': 'linear', 'factor': 2.0, 'rope_theta': 1e4}
+  rope.RopeConfig.from_hf(params, 8, 64)
+  with pytest.raises(errors.UserError, match=f'{name}=.* a number above 0'):
+    rope.RopeConfig.from_hf(params | {name: value}, 8, 64)
+
+
 def test_nulls_and_old_spelling_are_read():
   config = rope.RopeConfig.from_hf(
     {'type': 'linear', 'factor': 4.0, 'rope_theta': 5e5, 'beta_fast': None},

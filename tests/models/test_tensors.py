@@ -81,6 +81,11 @@ _BAD = {
   'no_shape': (_file({'a': {'dtype': 'F32'}}), 'a lacks dtype, shape'),
   'not_an_entry': (_file({'a': 3}), 'a lacks dtype, shape'),
   'dtype': (_file({'a': _entry('F4')}, b'\0' * 8), "unknown dtype 'F4'"),
+  'no_dtype': (_file({'a': _entry() | {'dtype': []}}, b'\0' * 8), 'dtype []'),
+  'axes': (
+    _file({'a': _entry(shape=(1,) * 33, span=(0, 4))}, b'\0' * 4),
+    'a has 33 axes',
+  ),
   'negative': (
     _file({'a': _entry(shape=(-2,), span=(0, 8))}, b'\0' * 8),
     'a has shape [-2]',
@@ -201,6 +206,29 @@ def test_loops_and_dead_links(tmp_path):
   os.unlink(tmp_path / tensors.SINGLE)
   os.symlink('gone', tmp_path / tensors.SINGLE)
   with pytest.raises(errors.UserError, match='no such file'):
+    tensors.open_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'name, part',
+  [('.', 'a folder'), ('\ud800', 'surrogates'), ('x' * 300, 'File name too')],
+)
+def test_names_of_no_file(tmp_path, name, part):
+  _index(tmp_path, {'a': name})
+  with pytest.raises(errors.UserError, match=part) as caught:
+    tensors.open_folder(tmp_path)
+  assert '\n' not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+  path = tmp_path / tensors.SINGLE
+  path.write_bytes(_file(_OK, b'\0' * 8))
+
+  def refuse(*_):
+    raise PermissionError(13, 'Permission denied')
+
+  monkeypatch.setattr(type(path), 'open', refuse)
+  with pytest.raises(errors.UserError, match=r'\(Permission denied\)'):
     tensors.open_folder(tmp_path)
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy import optimize
+from scipy import stats
 
 from corejax.stats import accuracy
 
@@ -112,3 +113,55 @@ def test_one_cluster_says_nothing():
 def test_no_examples():
   with pytest.raises(ValueError, match='0 values'):
     accuracy.wilson(np.zeros(0, bool), [])
+
+
+def test_shares_count_as_chances():
+  """Of fractions the four cells of the table are expected counts."""
+  clusters = np.arange(40)
+  after_E = np.tile([0.25, 0.75], 20)
+  found = accuracy.difference(after_E, np.ones(40), clusters)
+  assert found.value == pytest.approx(-0.5)
+  sure = accuracy.difference(np.tile([0, 1], 20), np.ones(40), clusters)
+  assert (found.low, found.high) == pytest.approx((sure.low, sure.high))
+  with pytest.raises(ValueError, match='values from'):
+    accuracy.difference(after_E + 1, np.ones(40), clusters)
+
+
+def test_draws_widen_by_their_own_error():
+  base = accuracy.difference(np.ones(100), np.ones(100), np.arange(100))
+  value_S = np.array([-0.1, 0.0, 0.1])
+  wide = accuracy.over_draws(base, value_S)
+  half = stats.t.ppf(0.975, 2) * value_S.std(ddof=1) / 3**0.5
+  assert wide.high == pytest.approx(math.hypot(base.high, half), abs=1e-12)
+  assert wide.low == pytest.approx(-math.hypot(base.low, half), abs=1e-12)
+  assert math.isnan(accuracy.over_draws(base, value_S[:1]).low)
+
+
+def test_interaction_of_normal_intervals_is_the_usual_one():
+  """Symmetric intervals: half^2 = a^2 + b^2 - 2 rho a b."""
+  a = accuracy.Estimate(-0.5, -0.6, -0.4, 100, 50, 1.0)
+  b = accuracy.Estimate(0.1, -0.1, 0.3, 100, 50, 1.0)
+  for rho in (-0.5, 0.0, 0.5):
+    found = accuracy.interaction(a, b, rho)
+    half = math.sqrt(0.01 + 0.04 - 2 * rho * 0.02)
+    assert (found.value, found.low, found.high) == pytest.approx(
+      (-0.6, -0.6 - half, -0.6 + half), abs=1e-12
+    )
+
+
+def test_correlation_by_cluster():
+  rng = np.random.default_rng(0)
+  level_U = rng.normal(size=30)
+  names = [f'c{i}' for i in range(30)]
+  assert accuracy.correlation(
+    level_U, names, 2 * level_U + 1, names
+  ) == pytest.approx(1)
+  other_U = rng.normal(size=30)
+  assert accuracy.correlation(level_U, names, other_U, names) == pytest.approx(
+    np.corrcoef(level_U, other_U)[0, 1]
+  )
+  order = rng.permutation(30)
+  assert accuracy.correlation(
+    level_U, names, other_U[order], [names[i] for i in order]
+  ) == pytest.approx(np.corrcoef(level_U, other_U)[0, 1])
+  assert accuracy.correlation(np.ones(30), names, other_U, names) == 0

@@ -138,6 +138,13 @@ class Scenes:
     scene, rest = divmod(index, self.per_scene)
     return self.example(scene, *self._asked[rest])
 
+  def cluster(self, index: int) -> str:
+    """The cluster of the example at this index; draws nothing."""
+    return self._cluster(index // self.per_scene)
+
+  def _cluster(self, scene: int) -> str:
+    return f'{self.name}/{self.split}/{scene:05d}'
+
   def example(
     self, scene: int, task: str, number: int, twin: bool = False
   ) -> example_lib.Example:
@@ -152,7 +159,7 @@ class Scenes:
     key = (self.config, self.seed, self.split, scene)
     asked = questions.ask(*key)[task][number]
     content = scene_lib.make(*key)
-    cluster = f'{self.name}/{self.split}/{scene:05d}'
+    cluster = self._cluster(scene)
     ids = [f'{cluster}-{t}-{number}' for t in (task, task + vocab.TWIN)]
     target = content.marks[asked.target]
     evidence, distractors = (), ()

@@ -1,0 +1,142 @@
+"""Our sides of `bench_rank`, in a process of their own.
+
+python -m corejax.experiments.bench_ours '{"side": "ours", "length": 1024,
+  "spec": {...}}'
+"""
+
+import dataclasses
+import json
+import sys
+from typing import Any
+
+from corejax.experiments import bench_model
+from corejax.experiments import bench_processes
+
+
+def model(spec: bench_model.Spec) -> Any:
+  """Our LLaVA with the benchmark's weights."""
+  from flax import nnx
+  import jax.numpy as jnp
+  import numpy as np
+  import transformers
+
+  from corejax.models import weight_map
+  from corejax.models.llava import config as config_lib
+  from corejax.models.llava import modeling
+  from corejax.models.llava import weights
+
+  documents = dict(bench_model.documents(spec))
+  hf = transformers.LlavaConfig(**documents)
+  config = config_lib.LlavaConfig.from_hf(hf)
+  entries = {e.path: e for e in weights.make_map(config).entries}
+  graph, state = nnx.split(modeling.abstract(config, jnp.dtype('float32')))
+  filled = []
+  for keys, param in nnx.to_flat_state(state):
+    entry = entries['.'.join(map(str, keys))]
+    values = np.empty(param.shape, np.float32)
+    parts = values if entry.stacked else values[None]
+    for layer in range(len(parts)):
+      name = entry.name.replace(weight_map.LAYER, str(layer))
+      shape = parts[layer].shape
+      drawn = bench_model.draw(spec, name, entry.file_shape(shape))
+      parts[layer] = drawn.reshape(shape)
+    filled.append((keys, param.replace(jnp.asarray(values))))
+  return nnx.merge(graph, nnx.from_flat_state(filled))
+
+
+def program(spec: bench_model.Spec, length: int, ram: bool):
+  """The compiled forward and what it is called with.
+
+  Args:
+    spec: the model.
+    length: T.
+    ram: with the probe that a ranking uses.
+
+  Returns:
+    (compiled, arguments).
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from corejax import evidence
+  from corejax import inputs as inputs_lib
+  from corejax import masks
+  from corejax.experiments import buckets
+  from corejax.kernels import dispatch
+  from corejax.models.llava import modeling
+
+  prompt = bench_model.prompt(spec, length)
+  annotated = evidence.Annotated(
+    evidence_I=prompt.evidence_I,
+    distractors_XI=prompt.evidence_I[:0, None],
+    region_T=prompt.region_T,
+    rows=dict(prompt.rows),
+    visual_I=prompt.visual_I,
+  )
+  slots = buckets.rows(max(map(len, prompt.rows.values())))
+  sizes = (slots, slots, buckets.tokens(length))
+  probe = evidence.batch_probe([annotated], length, sizes, 'last')
+  inputs = inputs_lib.Inputs(
+    tokens_BT=jnp.asarray(prompt.tokens_T)[None],
+    positions_BT=jnp.arange(length, dtype=jnp.int32)[None],
+    mask=masks.AttnMask(kv_len_B=jnp.array([length], jnp.int32)),
+    vision={'pixel_values': jnp.asarray(prompt.pixels)},
+    feature_BT=jnp.asarray(prompt.feature_T)[None],
+  )
+
+  def forward(model, inputs, probe, rows_BP):
+    return modeling.forward(
+      model,
+      inputs,
+      attend=dispatch.attend(),
+      probe=probe if ram else None,
+      logit_rows_BP=rows_BP,
+    )
+
+  arguments = (
+    model(spec),
+    inputs,
+    probe,
+    jnp.asarray(prompt.rows['answer'])[None],
+  )
+  with jax.default_matmul_precision('highest'):
+    compiled = jax.jit(forward).lower(*arguments).compile()
+  return compiled, arguments
+
+
+def prepare(side: str, spec: bench_model.Spec, length: int):
+  """() -> evidence mass [L][Q][N] (of `ours`: None), and the FLOPs."""
+  import jax
+  import numpy as np
+
+  from corejax import regions
+
+  compiled, arguments = program(spec, length, ram=side == 'ours_ram')
+
+  def work():
+    out = jax.block_until_ready(compiled(*arguments))
+    if out.measured is None:
+      return None
+    mass_LBQNR = np.asarray(out.measured.mass_BQNR)
+    return mass_LBQNR[:, 0, :, :, regions.EVIDENCE].tolist()
+
+  counted = compiled.cost_analysis()
+  assert counted is not None  # a CPU program always says
+  return work, {'flops': counted['flops']}
+
+
+def main(argv: list[str]) -> None:
+  asked = json.loads(argv[1])
+  spec = bench_model.Spec(**asked['spec'])
+  bench_processes.serve(lambda: prepare(asked['side'], spec, asked['length']))
+
+
+def request(side: str, spec: bench_model.Spec, length: int) -> str:
+  """The argument of `main`; sides in other frameworks take the same."""
+  return json.dumps(
+    {'side': side, 'length': length, 'spec': dataclasses.asdict(spec)}
+  )
+
+
+if __name__ == '__main__':
+  main(sys.argv)

@@ -1,0 +1,186 @@
+"""What experiments that go through a data set have in common.
+
+    read ahead | compute | one part of the store a batch | count the rejected
+
+Process 0 holds the run folder and writes; the others only compute. Which parts
+exist is the state, so the same command again goes on where it stopped.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
+import pathlib
+from typing import Any, TypeVar
+
+from corejax import errors
+from corejax import parts as parts_lib
+from corejax.data import example as example_lib
+from corejax.data import sources
+from corejax.experiments import cli as cli_lib
+from corejax.experiments import compile_cache
+from corejax.experiments import pipeline
+from corejax.experiments import pods
+from corejax.experiments import runs
+
+_Read = TypeVar('_Read')
+
+
+def describe(source: example_lib.Source, limit: int) -> str:
+  """How many records there are, and whether --limit cuts them."""
+  if isinstance(source, sources.First) and len(source) < len(source.source):
+    return (
+      f'the first {len(source)} of {len(source.source)} records '
+      f'(--limit={limit})'
+    )
+  return f'{len(source)} records'
+
+
+def rejection(
+  source: example_lib.Source, index: int, e: errors.Rejected
+) -> dict:
+  """A row of rejected.jsonl."""
+  return {
+    'index': index,
+    'id': f'{source.name}/{source.split}/{index}',
+    'reason': str(e.reason),
+    'detail': e.detail,
+  }
+
+
+def check_rejected(
+  rejected: Sequence[dict],
+  measured: int,
+  total: int,
+  max_bad: float,
+  out: pathlib.Path,
+) -> None:
+  """Fails the run if more than --max_bad of the records were rejected.
+
+  Raises:
+    UserError: they were; names the commonest reasons.
+  """
+  if len(rejected) <= max_bad * total:
+    return
+  share = len(rejected) / measured
+  counts = collections.Counter(r['reason'] for r in rejected).most_common(3)
+  reasons = ', '.join(f'{n} {reason}' for reason, n in counts)
+  raise errors.UserError(
+    f'{len(rejected)} of {measured} records rejected ({reasons}); that is more '
+    f'than --max_bad={max_bad:g}: see {out / "rejected.jsonl"}, mend the data, '
+    f'or give --max_bad={min(1.0, share + 0.005):.2f}'
+  )
+
+
+@contextlib.contextmanager
+def opened(
+  out: pathlib.Path,
+  identity: Mapping[str, Any],
+  record: Mapping[str, Any],
+  resume: bool,
+  store: parts_lib.PartStore,
+  results: Sequence[str],
+) -> Iterator[runs.RunFolder | None]:
+  """Holds the run folder, on process 0; all processes must ask together.
+
+  Args:
+    out, identity, record, resume: as runs.open_run takes them.
+    store: its parts are checked, and cleared where the run starts over.
+    results: files of an earlier, smaller or failed run that are removed as
+      long as parts are missing.
+
+  Yields:
+    The folder; None on all processes but the first.
+
+  Raises:
+    UserError: see runs.open_run and PartStore.check.
+  """
+  with contextlib.ExitStack() as stack:
+    if not pods.is_first():
+      if not pods.every(True):
+        raise errors.UserError('process 0 could not open the run; see its line')
+      stack.enter_context(compile_cache.beside(out))
+      yield None
+      return
+    try:
+      folder = stack.enter_context(
+        runs.open_run(out, identity, record, resume, store.clear)
+      )
+      store.check()
+      if store.missing():
+        for name in results:
+          with parts_lib.changing(out / name):
+            (out / name).unlink(missing_ok=True)
+    except errors.UserError:
+      pods.every(False)
+      raise
+    pods.every(True)
+    folder.record['compile_cache'] = stack.enter_context(
+      compile_cache.beside(out)
+    )
+    yield folder
+
+
+def fill(
+  store: parts_lib.PartStore,
+  batches: Sequence[Sequence[int]],
+  most_rejected: float,
+  stop: cli_lib.Stop,
+  read: Callable[[Sequence[int], Any], _Read],
+  n_rejected: Callable[[_Read], int],
+  start: Callable[[_Read], Any],
+  finish: Callable[[Any], tuple[dict, dict]],
+  each: Callable[[int], None] = lambda _: None,
+) -> None:
+  """Computes the parts that are missing.
+
+  Args:
+    store: where they go.
+    batches: records of every part.
+    most_rejected: more than so many rejected records end the run early.
+    stop: asked between batches.
+    read: (records, closing) -> a batch on the host; runs in threads, ahead.
+    n_rejected: of a batch.
+    start: hands it to the device and does not wait.
+    finish: waits for what `start` returned -> (head, arrays) of the part.
+    each: called before each batch with its place in the session.
+  """
+  total = sum(len(batch) for batch in batches)
+  missing = pods.agree(store.missing(), len(batches))
+  # Of earlier sessions; as a list of one, since lists can be agreed on.
+  so_far = store.n_rejected() if pods.is_first() else 0
+  rejected = pods.agree([so_far], total + 1)[0]
+  if rejected > most_rejected:
+    return  # the run has failed: what is missing need not be measured
+  in_flight = []  # at most one (index, batch): what the device computes
+  with (
+    pods.together(),
+    runs.Progress(
+      'batches',
+      len(batches),
+      len(batches) - len(missing),
+      quiet=not pods.is_first(),
+    ) as progress,
+    pipeline.ahead(
+      lambda index, closing: read(batches[index], closing), missing
+    ) as prepared,
+    contextlib.ExitStack() as last,
+  ):
+
+    def save():
+      while in_flight:
+        index, started = in_flight.pop()
+        head, arrays = finish(started)
+        if pods.is_first():
+          store.put(index, head, arrays)
+        progress.advance(1)
+
+    last.callback(save)  # however the loop ends
+    for step, (index, batch) in enumerate(zip(missing, prepared)):
+      each(step)
+      stop.check(pods.every)
+      started = start(batch)
+      save()
+      in_flight.append((index, started))
+      rejected += n_rejected(batch)
+      if rejected > most_rejected:
+        return
