@@ -137,7 +137,7 @@ class Measured:
   Attributes:
     length: T.
     samples: side -> one a round.
-    flops: side -> what XLA counts in the compiled program, our sides only.
+    flops: side -> what XLA counts (bench_ours.flops), our sides only.
   """
 
   length: int
@@ -231,10 +231,10 @@ def measure(config: Config, length: int, stop: cli_lib.Stop) -> Measured:
 def added_flops(spec: bench_model.Spec, measured: Measured) -> float | None:
   """RAM's share of the forward's FLOPs; None without both of our sides.
 
-  XLA counts the body of a loop once. What the probe adds stands in the body of
-  the loop over layers and in no inner one, so the difference of the two
-  programs is that of one layer. The forward itself has loops over tiles with
-  bounds that XLA does not know: its products are counted by hand.
+  XLA counts the body of a loop once. What the probe adds, as counted, stands
+  in the body of the loop over layers and in no inner one, so the difference of
+  the two programs is that of one layer. The forward itself has loops over
+  tiles with bounds that XLA does not know: its products are counted by hand.
   """
   from corejax.experiments import bench_model
 

@@ -168,8 +168,8 @@ class MMDocIR:
       file = _annotation_file(folder)
     except (OSError, RuntimeError) as e:  # no such user, too long a name
       raise errors.UserError(
-        f'--data_dir={data_dir}: no such folder can be ({e}); name the one that '
-        f'holds {ANNOTATIONS}'
+        f'--data_dir={data_dir}: no such folder can be ({e}); name the one '
+        f'that holds {ANNOTATIONS}'
       ) from e
     try:
       content = file.read_bytes()

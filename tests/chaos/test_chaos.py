@@ -2,15 +2,18 @@
 
     python -m pytest -m chaos
 
-KILLS times a process is killed at a moment drawn from a seed, by SIGKILL or
-SIGTERM, and the same command is given again until the run is done; then the
-next run starts. Runs take turns: on 1, 2 and 4 virtual devices, and on another
-number of them at every start. Each must end with every example once and with
-the bytes of an uninterrupted run; where meshes are mixed, the same RAM of every
-head within 1e-6. COREJAX_CHAOS_SEED draws other moments.
+KILLS times a process is killed at a moment drawn from a seed (while it starts,
+when so many parts are there, in the offline half), by SIGKILL or SIGTERM, and
+the same command is given again until the run is done; then the next run starts.
+Runs take turns: on 1, 2 and 4 virtual devices, and on another number of them at
+every start. Each must end with every example once and with the bytes of an
+uninterrupted run; where meshes are mixed, with the same RAM of every head
+within 1e-6. COREJAX_CHAOS_SEED draws other moments.
 """
 
 import collections
+from collections.abc import Callable
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -32,6 +35,7 @@ pytestmark = pytest.mark.chaos
 KILLS = 50
 SEED = int(os.environ.get('COREJAX_CHAOS_SEED', '0'))
 EXAMPLES, BATCH = 120, 4
+PARTS = EXAMPLES // BATCH
 FLAGS = run_folders.flags(
   checkpoint='planted',
   data='scenes_pages',
@@ -92,10 +96,15 @@ class Process:
 
   def wait(self, seconds: float) -> None:
     """Returns after that time, or sooner if the process ends."""
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
       self._process.wait(seconds)
-    except subprocess.TimeoutExpired:
-      return
+
+  def wait_for(self, there: Callable[[], bool]) -> None:
+    """Returns when something is there, or the process has ended."""
+    patience = time.monotonic() + PATIENCE_S
+    while not there() and self._process.poll() is None:
+      assert time.monotonic() < patience
+      time.sleep(0.002)
 
   def end(self) -> tuple[int, str]:
     """(exit code, stderr), when the process has ended."""
@@ -111,12 +120,12 @@ class Process:
 
 @dataclasses.dataclass(frozen=True)
 class Straight:
-  """An uninterrupted run, and how long a warm one took."""
+  """An uninterrupted run; how long its start and its offline half took."""
 
   folder: pathlib.Path
   files: dict[str, bytes]
   start_s: float
-  rest_s: float
+  offline_s: float
 
 
 def straight(folder: pathlib.Path, devices: int) -> Straight:
@@ -126,20 +135,37 @@ def straight(folder: pathlib.Path, devices: int) -> Straight:
     process = Process(out, devices)
     process.opened.wait(PATIENCE_S)
     opened = time.monotonic()
+    process.wait_for(lambda out=out: n_parts(out) == PARTS)
+    measured = time.monotonic()
     code, error = process.end()
     assert code == 0, error
   ended = time.monotonic()
   files = run_folders.contents(out)
   run_folders.assert_same(folder / f'cold-{devices}', files)
-  return Straight(out, files, opened - began, ended - opened)
+  return Straight(out, files, opened - began, ended - measured)
 
 
-def phase(out: pathlib.Path) -> str:
-  """What a run was at, by what it left."""
-  parts = len(list((out / 'scores').glob('part-*')))
-  if not parts:
-    return 'start'
-  return 'offline half' if parts == EXAMPLES // BATCH else 'measuring'
+def n_parts(out: pathlib.Path) -> int:
+  return len(list((out / 'scores').glob('part-*')))
+
+
+def wait_for_the_moment(
+  draw: random.Random, process: Process, out: pathlib.Path, usual: Straight
+) -> str:
+  """Waits until the process is to be killed; says in which phase that is."""
+  phase = draw.choice(('start', 'measuring', 'measuring', 'offline half'))
+  before, share = n_parts(out), draw.random()
+  if phase == 'start':
+    process.wait(share * usual.start_s)
+  elif phase == 'measuring' and before < PARTS:
+    wanted = before + 1 + int(share * (PARTS - before))
+    process.wait_for(lambda: n_parts(out) >= wanted)
+  else:
+    phase = 'offline half'
+    process.opened.wait(PATIENCE_S)
+    process.wait_for(lambda: n_parts(out) == PARTS)
+    process.wait(share * usual.offline_s)
+  return phase
 
 
 def test_killed_runs(tmp_path, capsys):
@@ -155,20 +181,15 @@ def test_killed_runs(tmp_path, capsys):
       devices = fixed or draw.choice(list(MESHES))
       process = Process(out, devices)
       number = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM))
-      share, while_starting = draw.random(), draw.random() < 0.2
-      killed = False
+      phase, killed = '', False
       if sum(kills.values()) < KILLS:
-        if while_starting:
-          process.wait(share * runs[devices].start_s)
-        else:
-          process.opened.wait(PATIENCE_S)
-          process.wait(share * runs[devices].rest_s)
+        phase = wait_for_the_moment(draw, process, out, runs[devices])
         killed = process.kill(number)
       code, error = process.end()
       codes[code] += 1
       run_folders.assert_whole(out)
       if killed:
-        kills[number.name, phase(out)] += 1
+        kills[number.name, phase] += 1
         # 0: it was over but for its last breath; -SIGTERM: Python had not
         # begun, or had ended.
         assert code in (0, -number) or (

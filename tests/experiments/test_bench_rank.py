@@ -106,6 +106,25 @@ def test_flops_by_hand_are_those_that_xla_counts():
   assert by_hand < counted < 1.05 * by_hand
 
 
+def test_flops_of_the_probe_by_hand_are_those_that_xla_counts():
+  # All of one layer: with a loop over heads only one head's would count.
+  spec = dataclasses.replace(TINY, hidden=256, heads=4)
+  without, with_probe = (
+    bench_ours.flops(bench_ours.program(spec, LENGTH, ram)[0])
+    for ram in (False, True)
+  )
+  n_rows, head_dim = 32 + 1 + 32, spec.hidden // spec.heads
+  pairs = n_rows * LENGTH
+  by_hand = 2 * (
+    pairs * spec.hidden  # scores
+    + pairs * spec.heads * len(regions.REGIONS)  # regions
+    + pairs * spec.heads  # profile
+    + spec.hidden * spec.hidden * head_dim  # |W o|^2: W^T W
+    + n_rows * spec.hidden * head_dim
+  )
+  assert by_hand < with_probe - without < 1.1 * by_hand
+
+
 def test_flops_that_ram_adds_are_counted_once_a_layer():
   def measured(added):
     flops = {'ours': 5e6, 'ours_ram': 5e6 + added}

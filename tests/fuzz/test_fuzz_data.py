@@ -68,9 +68,8 @@ def test_annotations():
 
 
 def test_examples_of_documents(tmp_path):
-  lines = _lines()
-  for name, n_pages in (('invented.pdf', 6), ('shorter.pdf', 3)):
-    pdfs.write(tmp_path / name, [[(pdfs.RED, (10, 10, 60, 60))]] * n_pages)
+  pdfs.write(tmp_path / 'invented.pdf', [[(pdfs.RED, (9, 9, 60, 60))]] * 6)
+  lines = [line for line in _lines() if line['doc_name'] == 'invented.pdf']
   path = tmp_path / mmdocir.ANNOTATIONS
 
   def make(rng):
@@ -83,9 +82,10 @@ def test_examples_of_documents(tmp_path):
     for index in range(len(source)):
       assert source[index].evidence
 
-  mutation.count_outcomes(
-    'documents', make, parse, 10_000, allowed=(errors.UserError, *_REJECTED)
+  found = mutation.count_outcomes(
+    'documents', make, parse, 20_000, allowed=(errors.UserError, *_REJECTED)
   )
+  assert min(found['accepted'], found['bad record'], found['bad box']) > 500
 
 
 def test_pdfs(tmp_path):

@@ -281,7 +281,8 @@ def test_store_parts(tmp_path):
     changed = mutation.dumps(rng, mutation.mutate_json(rng, head))
     buffer = io.BytesIO()
     text = np.array(changed.decode('utf-8', 'replace'))
-    np.savez(buffer, **arrays | {'head': text})
+    forged: dict[str, Any] = {**arrays, 'head': text}
+    np.savez(buffer, **forged)
     return buffer.getvalue()
 
   def parse(data):
