@@ -108,13 +108,16 @@ class Process:
 
   def end(self) -> tuple[int, str]:
     """(exit code, stderr), when the process has ended."""
-    assert self._process.stderr
+    assert self._process.stdout and self._process.stderr
     try:
       error = self._process.stderr.read()
       code = self._process.wait(PATIENCE_S)
     finally:
       self._process.kill()
+      self._process.wait()
       self._out.join()
+      self._process.stdout.close()
+      self._process.stderr.close()
     return code, error
 
 
