@@ -39,6 +39,27 @@ class Agreement:
   overlap: float
 
 
+def per_example(scores: scores_lib.Scores, query: str) -> dict[str, np.ndarray]:
+  """Name -> float64 [E, L, N] of those of NAMES that were measured.
+
+  Args:
+    scores: of one pass over the data.
+    query: query set.
+  """
+  found = {}
+  if scores.written_ELNQ is not None:
+    q = regions.QUERY_SETS.index(query)
+    written_ELN = scores.written_ELNQ[..., q].astype(np.float64)
+    mass_ELN = scores.mass_ELNQR[:, :, :, q, regions.EVIDENCE]
+    found['written'] = written_ELN
+    found['contribution'] = mass_ELN * written_ELN
+  if scores.gradient_ELN is not None:
+    gradient_ELN = scores.gradient_ELN.astype(np.float64)
+    found['gate_gradient'] = gradient_ELN
+    found['gate_gradient_abs'] = np.abs(gradient_ELN)
+  return found
+
+
 def measure(
   scores: scores_lib.Scores, ram: ram_lib.Ram
 ) -> dict[str, np.ndarray]:
@@ -49,23 +70,14 @@ def measure(
     ram: which examples take part, and the query set.
   """
   shape = scores.n_layers, scores.n_heads
-  result = {name: np.full(shape, np.nan) for name in NAMES}
   weights_E = estimand_lib.group_weights(ram.cluster_E)
-
-  def mean(value_ELN):
-    return np.tensordot(weights_E, value_ELN, 1)
-
-  if scores.written_ELNQ is not None:
-    q = regions.QUERY_SETS.index(ram.options.query)
-    written_ELN = scores.written_ELNQ[ram.used_E, :, :, q].astype(np.float64)
-    mass_ELN = scores.mass_ELNQR[ram.used_E, :, :, q, regions.EVIDENCE]
-    result['written'] = mean(written_ELN)
-    result['contribution'] = mean(mass_ELN * written_ELN)
-  if scores.gradient_ELN is not None:
-    gradient_ELN = scores.gradient_ELN[ram.used_E].astype(np.float64)
-    result['gate_gradient'] = mean(gradient_ELN)
-    result['gate_gradient_abs'] = mean(np.abs(gradient_ELN))
-  return result
+  found = per_example(scores, ram.options.query)
+  return {
+    name: np.tensordot(weights_E, found[name][ram.used_E], 1)
+    if name in found
+    else np.full(shape, np.nan)
+    for name in NAMES
+  }
 
 
 def compare(

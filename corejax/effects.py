@@ -176,6 +176,30 @@ def _effect(outcomes, which, task, used_E) -> Effect:
   )
 
 
+def of_kind(
+  outcomes: Outcomes, rows: Sequence[Effect], group: str, k: int, twin: bool
+) -> Effect | None:
+  """The row of a group for all tasks of a kind, over all draws; or None.
+
+  Args:
+    outcomes: of the sweep.
+    rows: of `curve`.
+    group, k: which heads; k = 0 is the intact model whatever the group.
+    twin: of the twins, else of the look-ups.
+  """
+  tasks = {
+    task
+    for task, is_twin in zip(outcomes.tasks, outcomes.twin_E)
+    if is_twin == twin
+  }
+  part = (TWIN if twin else RETRIEVAL) if len(tasks) > 1 else None
+  part = part or next(iter(tasks), None)
+  group = group if k else 'top'
+  found = [r for r in rows if (r.group, r.k, r.task) == (group, k, part)]
+  whole = [r for r in found if r.seed in ('', ALL_DRAWS)]
+  return next(iter(whole or found), None)
+
+
 def _within(estimate: accuracy.Estimate, least: float) -> accuracy.Estimate:
   return dataclasses.replace(
     estimate,

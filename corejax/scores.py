@@ -35,6 +35,7 @@ class Scores:
     profile_set: query set of the profiles, None without.
     baseline_ELNQR: the masses with a content-free question (calibration), None
       if not measured.
+    baseline_profiles: the profiles with that question; None if not kept.
     written_ELNQ: float32 [E, L, N, Q], L2 norm of what the head writes into
       the residual stream, averaged over the query set's rows; None if not
       measured. Times the mass on evidence it is the value-weighted
@@ -57,6 +58,7 @@ class Scores:
   profiles: Sequence[np.ndarray] | None = None
   profile_set: str | None = None
   baseline_ELNQR: np.ndarray | None = None
+  baseline_profiles: Sequence[np.ndarray] | None = None
   written_ELNQ: np.ndarray | None = None
   gradient_ELN: np.ndarray | None = None
 

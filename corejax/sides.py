@@ -114,6 +114,38 @@ def of_samples(name: str, value_ELN: np.ndarray, aligned: bool = True) -> Side:
   )
 
 
+def of_values(
+  name: str, value_ELN: np.ndarray, clusters: Sequence[str]
+) -> Side:
+  """A ranking by the mean over clusters of a value per example and head.
+
+  Args:
+    name: of the ranking.
+    value_ELN: float; an example with nan, which says nothing, is left out.
+    clusters: E names.
+
+  Raises:
+    ValueError: no example says anything.
+  """
+  value_EX = np.asarray(value_ELN, np.float64).reshape(len(value_ELN), -1)
+  known_E = np.isfinite(value_EX).all(1)
+  if not known_E.any():
+    raise ValueError(f'of_values: {name}: no example has a value')
+  names, cluster_E = np.unique(
+    np.asarray(clusters)[known_E], return_inverse=True
+  )
+  each = estimand_lib.Estimand(estimand_lib.Ratio(value_EX[known_E]))
+  return Side(
+    name=name,
+    n_layers=value_ELN.shape[1],
+    n_heads=value_ELN.shape[2],
+    score=each.group(cluster_E),
+    clusters=tuple(str(cluster) for cluster in names),
+    n_examples=int(known_E.sum()),
+    mass=None,
+  )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawn:
   """A ranking with its resamples.

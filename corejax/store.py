@@ -15,7 +15,7 @@ from corejax import parts as parts_lib
 from corejax import scores as scores_lib
 
 _OPTIONAL = ('baseline_ELNQR', 'written_ELNQ', 'gradient_ELN')
-_RAGGED = ('evidence', 'shifted', 'profile')
+_RAGGED = ('evidence', 'shifted', 'profile', 'baseline_profile')
 # What `load` asks of every row.
 _ROW = {
   **dict.fromkeys(('id', 'cluster', 'task', 'media', 'layout'), str),
@@ -32,8 +32,8 @@ class Part:
       layout, correct, logprob, and whatever else examples.jsonl should say.
     rejected: per rejected record a JSON-able dict: index, id, reason, detail.
     mass_ELNQR, count_ER, evidence, shifted, profiles, profile_set,
-      baseline_ELNQR, written_ELNQ, gradient_ELN: as in scores.Scores, for this
-      batch's measured examples.
+      baseline_ELNQR, baseline_profiles, written_ELNQ, gradient_ELN: as in
+      scores.Scores, for this batch's measured examples.
   """
 
   rows: Sequence[dict]
@@ -45,6 +45,7 @@ class Part:
   profiles: Sequence[np.ndarray] | None = None
   profile_set: str | None = None
   baseline_ELNQR: np.ndarray | None = None
+  baseline_profiles: Sequence[np.ndarray] | None = None
   written_ELNQ: np.ndarray | None = None
   gradient_ELN: np.ndarray | None = None
 
@@ -67,10 +68,39 @@ def _check(part: Part) -> None:
     raise TypeError(f'profile_set={part.profile_set!r}')
   if part.rows and (part.profile_set is None) != (part.profiles is None):
     raise ValueError('profiles without their query set, or the other way')
+  if part.profiles is None and part.baseline_profiles is not None:
+    raise ValueError('profiles of a content-free question alone')
   optional = (getattr(part, name) for name in _OPTIONAL)
   for array in (part.mass_ELNQR, part.count_ER, *optional):
     if array is not None and len(array) != len(part.rows):
       raise ValueError(f'{len(array)} arrays for {len(part.rows)} rows')
+
+
+def pack(part: Part) -> tuple[dict, dict[str, np.ndarray]]:
+  """(head, arrays) of a part, as PartStore.put takes them."""
+  head = {
+    'profile_set': part.profile_set,
+    'rows': part.rows,
+    'rejected': part.rejected,
+  }
+  arrays = {
+    'mass': part.mass_ELNQR.astype(np.float32),
+    'count': part.count_ER.astype(np.int32),
+  }
+  for name in _OPTIONAL:
+    array = getattr(part, name)
+    if array is not None:
+      arrays[name] = array.astype(np.float32)
+  ragged = (
+    part.evidence,
+    part.shifted,
+    part.profiles,
+    part.baseline_profiles,
+  )
+  for name, values in zip(_RAGGED, ragged):
+    for e, value in enumerate(values if values is not None else ()):
+      arrays[f'{name}_{e}'] = value
+  return head, arrays
 
 
 class ScoreStore(parts_lib.PartStore):
@@ -82,24 +112,7 @@ class ScoreStore(parts_lib.PartStore):
     Raises:
       UserError: it cannot be written.
     """
-    head = {
-      'profile_set': part.profile_set,
-      'rows': part.rows,
-      'rejected': part.rejected,
-    }
-    arrays = {
-      'mass': part.mass_ELNQR.astype(np.float32),
-      'count': part.count_ER.astype(np.int32),
-    }
-    for name in _OPTIONAL:
-      array = getattr(part, name)
-      if array is not None:
-        arrays[name] = array.astype(np.float32)
-    ragged = (part.evidence, part.shifted, part.profiles)
-    for name, values in zip(_RAGGED, ragged):
-      for e, value in enumerate(values if values is not None else ()):
-        arrays[f'{name}_{e}'] = value
-    self.put(index, head, arrays)
+    self.put(index, *pack(part))
 
   def read(self, index: int) -> Part:
     """Reads one part back.
@@ -114,7 +127,7 @@ class ScoreStore(parts_lib.PartStore):
       ragged = {
         name: [arrays[f'{name}_{e}'] for e in range(n)]
         for name in _RAGGED
-        if f'{name}_0' in arrays or name != 'profile'
+        if f'{name}_0' in arrays or name in ('evidence', 'shifted')
       }
       part = Part(
         rows=head['rows'],
@@ -124,6 +137,7 @@ class ScoreStore(parts_lib.PartStore):
         evidence=ragged['evidence'],
         shifted=ragged['shifted'],
         profiles=ragged.get('profile'),
+        baseline_profiles=ragged.get('baseline_profile'),
         profile_set=head['profile_set'],
         **{name: arrays.get(name) for name in _OPTIONAL},
       )
@@ -161,6 +175,7 @@ class ScoreStore(parts_lib.PartStore):
 
     profile_sets = {part.profile_set for part in parts}
     profile_set = profile_sets.pop() if len(profile_sets) == 1 else None
+    kept = profile_set and all(part.baseline_profiles for part in parts)
     return (
       scores_lib.Scores(
         mass_ELNQR=np.concatenate([part.mass_ELNQR for part in parts]),
@@ -175,6 +190,7 @@ class ScoreStore(parts_lib.PartStore):
         evidence=joined('evidence'),
         shifted=joined('shifted'),
         profiles=joined('profiles') if profile_set else None,
+        baseline_profiles=joined('baseline_profiles') if kept else None,
         profile_set=profile_set,
         **{name: stacked(name) for name in _OPTIONAL},
       ),

@@ -41,7 +41,8 @@ def splits(config: Any) -> tuple[str, str]:
   return f'{config.split}:1/2', f'{config.split}:2/2'
 
 
-def _rank_config(config: Any, folder: pathlib.Path):
+def rank_config(config: Any, folder: pathlib.Path) -> Any:
+  """The rank.Config that ranks the heads of an experiment that cuts them."""
   from corejax.experiments import rank
 
   shared: dict[str, Any] = {
@@ -90,7 +91,7 @@ def groups(
     ranking = ranking_lib.read_for(given[1:], *shape, config.model)
     told, caveat = given[1:], _same_examples(config, given[1:])
   else:
-    ranked = rank.run(_rank_config(config, folder))
+    ranked = rank.run(rank_config(config, folder))
     pods.every(True)  # the others read what process 0 has written
     ranking = (
       ranking_lib.HeadRanking.read_csv(folder)

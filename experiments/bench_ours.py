@@ -12,6 +12,8 @@ from typing import Any
 from corejax.experiments import bench_model
 from corejax.experiments import bench_processes
 
+PROFILE = 'profile'
+
 
 def model(spec: bench_model.Spec) -> Any:
   """Our LLaVA with the benchmark's weights."""
@@ -113,15 +115,77 @@ def flops(traced: Any) -> float:
   return counted['flops']
 
 
+_PROJECTIONS = 'q, k, v, o with rotation'
+# Scope of the forward -> where its time is told; the first that an operation's
+# name holds, so that what the tower does is not told as attention.
+_PARTS = {
+  'tower': 'tower',
+  'projector': 'tower',
+  'probe': 'probe',
+  'written': 'probe',
+  'attend': 'attention',
+  'qkv': _PROJECTIONS,
+  'o': _PROJECTIONS,
+  'mlp': 'MLP',
+  'head': 'head',
+}
+_REST = 'norms, sums, embedding'
+
+
+def _part(op_name: str) -> str:
+  scopes = op_name.split('/')
+  return next((part for s, part in _PARTS.items() if s in scopes), _REST)
+
+
+def parts(compiled: Any, arguments: Any) -> dict[str, float]:
+  """Part -> seconds that threads of XLA spend on it in one forward.
+
+  Args:
+    compiled, arguments: the program, which was run before.
+  """
+  import pathlib
+  import re
+  import tempfile
+
+  import jax
+
+  names = re.findall(
+    r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"',
+    compiled.as_text(),
+    re.M,
+  )
+  part_of = {name: _part(op_name) for name, op_name in names}
+  found: dict[str, float] = {}
+  with tempfile.TemporaryDirectory() as folder:
+    with jax.profiler.trace(folder):
+      jax.block_until_ready(compiled(*arguments))
+    (path,) = pathlib.Path(folder).rglob('*.xplane.pb')
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+      for line in plane.lines:
+        for event in line.events:
+          # Loops, calls and branches hold the others.
+          if event.name.partition('.')[0] in ('while', 'call', 'conditional'):
+            continue
+          if event.name in part_of:
+            part = part_of[event.name]
+            found[part] = found.get(part, 0.0) + event.duration_ns / 1e9
+  return found
+
+
 def prepare(side: str, spec: bench_model.Spec, length: int):
-  """() -> evidence mass [L][Q][N] (of `ours`: None), and the FLOPs."""
+  """() -> evidence mass [L][Q][N] (of `ours`: None), and the FLOPs.
+
+  Of 'profile' it is the `parts` of `ours_ram`.
+  """
   import jax
   import numpy as np
 
   from corejax import regions
 
-  traced, arguments = program(spec, length, ram=side == 'ours_ram')
+  traced, arguments = program(spec, length, ram=side != 'ours')
   compiled = traced.lower().compile()
+  if side == PROFILE:
+    return lambda: parts(compiled, arguments), {}
 
   def work():
     out = jax.block_until_ready(compiled(*arguments))

@@ -58,6 +58,9 @@ class Config:
   tower_hidden: int = setting(256, 'width of the tower')
   image_size: int = setting(336, 'pixels along each side of a picture')
   patch_size: int = setting(14, 'pixels along each side of a patch')
+  profile: bool = setting(
+    False, 'also say where the time of our forward with RAM goes'
+  )
   seed: int = setting(0, 'seed of weights, tokens and pixels')
   out: str = setting('runs/bench_rank', 'run folder; what it holds is replaced')
 
@@ -74,7 +77,7 @@ class Config:
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       least = 0 if field.name in ('cores', 'seed') else 1
-      if isinstance(value, int) and value < least:
+      if type(value) is int and value < least:
         raise errors.UserError(f'--{field.name}={value}: give {least} or more')
     for heads, width in (('heads', 'hidden'), ('tower_heads', 'tower_hidden')):
       if getattr(self, width) % (2 * getattr(self, heads)):
@@ -138,11 +141,13 @@ class Measured:
     length: T.
     samples: side -> one a round.
     flops: side -> what XLA counts (bench_ours.flops), our sides only.
+    parts: bench_ours.parts; empty if it was not asked for.
   """
 
   length: int
   samples: Mapping[str, Sequence[bench_processes.Sample]]
   flops: Mapping[str, float]
+  parts: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +193,7 @@ def start(
   from corejax.experiments import bench_processes
 
   program = ['-m', 'corejax.experiments.bench_ours']
-  if side not in OURS:
+  if side not in (*OURS, bench_ours.PROFILE):
     program = [str(_hf_program())]
   return bench_processes.Side(
     side,
@@ -206,6 +211,7 @@ def measure(config: Config, length: int, stop: cli_lib.Stop) -> Measured:
   """
   import contextlib
 
+  from corejax.experiments import bench_ours
   from corejax.experiments import bench_processes
   from corejax.experiments import runs
 
@@ -225,7 +231,12 @@ def measure(config: Config, length: int, stop: cli_lib.Stop) -> Measured:
 
     samples = bench_processes.interleave(sides, rounds, on_round)
     flops = {s.name: s.facts['flops'] for s in sides if s.name in OURS}
-  return Measured(length, samples, flops)
+  parts = {}
+  if config.profile:
+    with start(bench_ours.PROFILE, config.spec(), length) as side:
+      side.wait().go()  # a warm-up
+      parts = side.go().result
+  return Measured(length, samples, flops, parts)
 
 
 def added_flops(spec: bench_model.Spec, measured: Measured) -> float | None:
@@ -314,8 +325,20 @@ def compare(
   return rows
 
 
+def profiles(measured: Sequence[Measured]) -> list[list[str]]:
+  """Rows of the third table: where the time of one forward goes."""
+  rows = []
+  for one in measured:
+    whole = sum(one.parts.values())
+    for part, seconds in sorted(one.parts.items(), key=lambda p: -p[1]):
+      share = f'{seconds / whole:.1%}'
+      rows.append([str(one.length), part, f'{seconds:.2f}', share])
+  return rows
+
+
 _COSTS = ('tokens', 'side', 'CPU s', 'wall s', 'extra MiB')
 _COMPARED = ('tokens', 'ratio', 'median [95%]', 'aim')
+_PROFILE = ('tokens', 'part of ours_ram', 'thread s', 'share')
 
 
 def _save(folder, result: Sequence[Measured], compared) -> None:
@@ -380,6 +403,9 @@ def run(config: Config) -> Result:
   )
   print(bench_processes.markdown(_COSTS, costs(measured)), end='\n\n')
   print(bench_processes.markdown(_COMPARED, compared))
+  if config.profile:
+    print()
+    print(bench_processes.markdown(_PROFILE, profiles(measured)))
   print(f'\nfiles    {out}: samples.csv, compared.csv, run.json')
   return Result(tuple(measured), out)
 

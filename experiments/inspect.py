@@ -119,6 +119,7 @@ def run(config: Config) -> Result | None:
 
 
 def _run(config: Config) -> Result | None:
+  from corejax.experiments import compile_cache
   from corejax.experiments import measure
   from corejax.experiments import resources as resources_lib
   from corejax.experiments import runs
@@ -148,7 +149,7 @@ def _run(config: Config) -> Result | None:
   out = runs.folder_path(
     config.out or f'runs/inspect/{config.model}-{config.data}/{index}'
   )
-  with runs.locked(out):
+  with runs.locked(out), compile_cache.beside(out):
     return _write(config, out, prepared, text)
 
 

@@ -24,6 +24,7 @@ from corejax import store as store_lib
 from corejax.data import example as example_lib
 from corejax.experiments import features as features_lib
 from corejax.experiments import resources as resources_lib
+from corejax.experiments import session
 from corejax.experiments import step
 from corejax.models import registry
 
@@ -168,15 +169,6 @@ def shifted(
   return np.array(moved, bool).reshape(-1, len(layout))
 
 
-def _rejection(source, index: int, e: errors.Rejected) -> dict:
-  return {
-    'index': index,
-    'id': f'{source.name}/{source.split}/{index}',
-    'reason': str(e.reason),
-    'detail': e.detail,
-  }
-
-
 def prepare_batch(
   resources: resources_lib.Resources,
   indices: Sequence[int],
@@ -203,7 +195,7 @@ def prepare_batch(
         options.calibrate,
       )
     except errors.Rejected as e:
-      batch.rejected.append(_rejection(resources.source, index, e))
+      batch.rejected.append(session.rejection(resources.source, index, e))
       continue
     batch.prepared.append(p)
     batch.pictures.append(features_lib.keys(p.encoded))
@@ -247,7 +239,7 @@ def start_batch(runner: step.Runner, batch: Batch, options: Options) -> Started:
     [encoded for encoded, _ in baselines],
     [annotated for _, annotated in baselines],
     batch.pictures,  # another question about the same pictures
-    None,
+    options.profile_set,
   )
   return Started(batch, out, baseline)
 
@@ -272,13 +264,16 @@ def finish_batch(
   out = step.fetch(started.out, n)
   baseline = None
   if started.baseline is not None:
-    baseline = step.fetch(started.baseline, n)['mass']
-  profiles = None
-  if options.profile_set:
-    profiles = [
-      out['profile'][b, :, :, : len(p.annotated.visual_I)]
+    baseline = step.fetch(started.baseline, n)
+
+  def profiles(measured):
+    if measured is None or not options.profile_set:
+      return None
+    return [
+      measured['profile'][b, :, :, : len(p.annotated.visual_I)]
       for b, p in enumerate(batch.prepared)
     ]
+
   return store_lib.Part(
     rows=[
       {
@@ -298,9 +293,10 @@ def finish_batch(
     ),
     evidence=[p.annotated.evidence_I for p in batch.prepared],
     shifted=batch.shifted,
-    profiles=profiles,
+    profiles=profiles(out),
     profile_set=options.profile_set,
-    baseline_ELNQR=baseline,
+    baseline_ELNQR=None if baseline is None else baseline['mass'],
+    baseline_profiles=profiles(baseline),
     written_ELNQ=out['written'],
     gradient_ELN=out.get('gradient'),
   )

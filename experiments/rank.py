@@ -14,7 +14,6 @@ by JAX_COMPILATION_CACHE_DIR, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import pathlib
 import sys
@@ -93,12 +92,14 @@ class Result:
   Attributes:
     ranking: the heads.
     scores: what it was computed from.
+    rows: of examples.jsonl, in the order of the scores.
     out: the run folder.
     rejected: the records left out, as in rejected.jsonl.
   """
 
   ranking: ranking_lib.HeadRanking
   scores: scores_lib.Scores
+  rows: list[dict]
   out: pathlib.Path
   rejected: list[dict]
 
@@ -127,29 +128,19 @@ def _identity(config: Config, resources) -> dict:
   }
 
 
-def _records(config: Config, source) -> str:
-  """How many records there are, and whether --limit cuts them."""
-  from corejax.data import sources
-
-  if isinstance(source, sources.First) and len(source) < len(source.source):
-    return (
-      f'the first {len(source)} of {len(source.source)} records '
-      f'(--limit={config.limit})'
-    )
-  return f'{len(source)} records'
-
-
 def _plan(config: Config, resources, n_parts: int) -> str:
   """What --dry_run prints."""
   from corejax.experiments import buckets
   from corejax.experiments import measure
+  from corejax.experiments import session
 
   loaded, source = resources.loaded, resources.source
   lines = [
     f'model    {loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads '
     f'({loaded.n_kv_heads} kv), {config.dtype}, {loaded.fingerprint}',
-    f'data     {source.name}/{source.split}: {_records(config, source)} in '
-    f'{n_parts} batches of {config.batch_size}, {source.fingerprint}',
+    f'data     {source.name}/{source.split}: '
+    f'{session.describe(source, config.limit)} in {n_parts} batches of '
+    f'{config.batch_size}, {source.fingerprint}',
     f'out      {out_folder(config)}',
   ]
   for index in range(min(3, len(source))):
@@ -171,13 +162,10 @@ def _plan(config: Config, resources, n_parts: int) -> str:
 
 def _measure(config: Config, resources, store, stop) -> None:
   """Measures the parts that are missing."""
-  import jax
-
+  from corejax import store as store_lib
   from corejax.experiments import measure
-  from corejax.experiments import pipeline
-  from corejax.experiments import pods
-  from corejax.experiments import runs
-  from corejax.experiments import step as step_lib
+  from corejax.experiments import session
+  from corejax.experiments import step
 
   options = measure.Options(
     batch_size=config.batch_size,
@@ -187,75 +175,21 @@ def _measure(config: Config, resources, store, stop) -> None:
     seed=config.seed,
   )
   total = len(resources.source)
-  most_rejected = config.max_bad * total
-  all_batches = list(measure.batches(total, config.batch_size))
-  missing = pods.agree(store.missing(), len(all_batches))
-  # Of earlier sessions; as a list of one, since lists can be agreed on.
-  so_far = store.n_rejected() if pods.is_first() else 0
-  rejected = pods.agree([so_far], total + 1)[0]
-  if rejected > most_rejected:
-    return  # the run has failed: what is missing need not be measured
-  runner = step_lib.Runner(resources, config.batch_size)
-  in_flight = []  # at most one (index, batch): what the device computes
-
-  def prepare(index, closing):
-    return measure.prepare_batch(
-      resources, all_batches[index], options, closing
-    )
-
-  with (
-    pods.together(),
-    contextlib.ExitStack() as trace,
-    runs.Progress(
-      'batches',
-      len(all_batches),
-      len(all_batches) - len(missing),
-      quiet=not pods.is_first(),
-    ) as progress,
-    pipeline.ahead(prepare, missing) as prepared,
-    contextlib.ExitStack() as last,
-  ):
-
-    def save():
-      while in_flight:
-        index, started = in_flight.pop()
-        part = measure.finish_batch(resources, started, options)
-        if pods.is_first():
-          store.write(index, part)
-        progress.advance(1)
-
-    last.callback(save)  # however the loop ends
-    for step, (index, batch) in enumerate(zip(missing, prepared)):
-      if config.trace_steps and step == min(1, len(missing) - 1):
-        # The first batch compiles; the trace starts behind it.
-        folder = out_folder(config) / 'trace' / str(jax.process_index())
-        trace.enter_context(jax.profiler.trace(str(folder)))
-      stop.check(pods.every)
-      started = measure.start_batch(runner, batch, options)
-      save()  # the batch before, while the device is busy with this one
-      in_flight.append((index, started))
-      if config.trace_steps and step == config.trace_steps:
-        save()
-        trace.close()
-      rejected += len(batch.rejected)
-      if rejected > most_rejected:
-        return
-
-
-def _check_rejected(
-  config: Config, rejected: list[dict], measured: int, total: int
-) -> None:
-  """Fails the run if more than --max_bad of the records were rejected."""
-  if len(rejected) <= config.max_bad * total:
-    return
-  share = len(rejected) / measured
-  counts = collections.Counter(r['reason'] for r in rejected).most_common(3)
-  reasons = ', '.join(f'{n} {reason}' for reason, n in counts)
-  raise errors.UserError(
-    f'{len(rejected)} of {measured} records rejected ({reasons}); that is more '
-    f'than --max_bad={config.max_bad:g}: see '
-    f'{out_folder(config) / "rejected.jsonl"}, mend the data, or give '
-    f'--max_bad={min(1.0, share + 0.005):.2f}'
+  runner = step.Runner(resources, config.batch_size)
+  session.fill(
+    store,
+    list(measure.batches(total, config.batch_size)),
+    config.max_bad * total,
+    stop,
+    read=lambda indices, closing: measure.prepare_batch(
+      resources, indices, options, closing
+    ),
+    n_rejected=lambda batch: len(batch.rejected),
+    start=lambda batch: measure.start_batch(runner, batch, options),
+    finish=lambda started: store_lib.pack(
+      measure.finish_batch(resources, started, options)
+    ),
+    trace=session.trace(out_folder(config), config.trace_steps),
   )
 
 
@@ -274,13 +208,12 @@ def run(config: Config) -> Result | None:
 
 def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   with stop.at_once():
-    from corejax import parts
     from corejax import selection as selection_lib
     from corejax import store as store_lib
-    from corejax.experiments import compile_cache
     from corejax.experiments import pods
     from corejax.experiments import resources as resources_lib
     from corejax.experiments import runs
+    from corejax.experiments import session
 
     pods.initialize()
   with stop.at_once(pods.is_alone()):
@@ -299,12 +232,7 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
     raise errors.UserError(
       f'--data={config.data} --split={config.split}: no records'
     )
-  n_data = resources.mesh.shape['data'] if resources.mesh else 1
-  if config.batch_size % n_data:
-    raise errors.UserError(
-      f'--batch_size={config.batch_size}: does not divide over data:{n_data} '
-      'of --mesh; give a multiple'
-    )
+  resources.check_batch(config.batch_size)
   if config.dry_run:
     print(_plan(config, resources, n_parts))
     return None
@@ -312,42 +240,21 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   store = store_lib.ScoreStore(
     out / 'scores', n_parts, runs.fingerprint(identity)
   )
-  with contextlib.ExitStack() as stack:
-    if not pods.is_first():
-      if not pods.every(True):
-        raise errors.UserError('process 0 could not open the run; see its line')
-      stack.enter_context(compile_cache.beside(out))
-      _measure(config, resources, store, stop)
-      return None
+  record = {'flags': dataclasses.asdict(config), **resources.describe()}
+  if pods.is_first():
     print(
       f'{loaded.key}: {loaded.n_layers} layers x {loaded.n_heads} heads'
       + (f' ({resources.embedded})' if resources.embedded else '')
-      + f'\n{source.name}/{source.split}: {_records(config, source)} -> {out}',
+      + f'\n{source.name}/{source.split}: '
+      f'{session.describe(source, config.limit)} -> {out}',
       flush=True,
     )
-    try:
-      folder = stack.enter_context(
-        runs.open_run(
-          out,
-          identity,
-          {'flags': dataclasses.asdict(config), **resources.describe()},
-          config.resume,
-          store.clear,
-        )
-      )
-      store.check()
-      if store.missing():
-        for name in RESULTS:  # of an earlier, smaller or failed run
-          with parts.changing(out / name):
-            (out / name).unlink(missing_ok=True)
-    except errors.UserError:
-      pods.every(False)
-      raise
-    pods.every(True)
-    folder.record['compile_cache'] = stack.enter_context(
-      compile_cache.beside(out)
-    )
+  with session.opened(
+    out, identity, record, config.resume, store, RESULTS
+  ) as folder:
     _measure(config, resources, store, stop)
+    if folder is None:
+      return None
     with stop.at_once():
       return _finish(config, folder, store, source, resources)
 
@@ -363,13 +270,16 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
   from corejax.experiments import figures
   from corejax.experiments import report
   from corejax.experiments import report_examples
+  from corejax.experiments import session
 
   missing = set(store.missing())
   parts = [store.read(i) for i in range(store.n_parts) if i not in missing]
   rejected = [r for part in parts for r in part.rejected]
   folder.write_lines('rejected.jsonl', rejected)
   measured = len(rejected) + sum(len(part.rows) for part in parts)
-  _check_rejected(config, rejected, measured, len(source))
+  session.check_rejected(
+    rejected, measured, len(source), config.max_bad, folder.path
+  )
   scores, rows, _ = store.load()
   seen = sorted(row['index'] for row in [*rows, *rejected])
   if seen != list(range(len(source))):
@@ -428,7 +338,7 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
     print(f'{len(rejected)} records rejected, see {folder.path}/rejected.jsonl')
   print('\n'.join(summary))
   print(f'files    {folder.path}/report.html, heads.csv, heatmap.png, run.json')
-  return Result(ranking, scores, folder.path, rejected)
+  return Result(ranking, scores, rows, folder.path, rejected)
 
 
 def cli(argv: list[str] | None = None) -> int:

@@ -12,6 +12,8 @@ import contextlib
 import pathlib
 from typing import Any, TypeVar
 
+import jax
+
 from corejax import errors
 from corejax import parts as parts_lib
 from corejax.data import example as example_lib
@@ -45,6 +47,11 @@ def rejection(
     'reason': str(e.reason),
     'detail': e.detail,
   }
+
+
+def trace(out: pathlib.Path, steps: int) -> tuple[pathlib.Path, int] | None:
+  """What `fill` takes for --trace_steps."""
+  return (out / 'trace', steps) if steps else None
 
 
 def check_rejected(
@@ -129,7 +136,7 @@ def fill(
   n_rejected: Callable[[_Read], int],
   start: Callable[[_Read], Any],
   finish: Callable[[Any], tuple[dict, dict]],
-  each: Callable[[int], None] = lambda _: None,
+  trace: tuple[pathlib.Path, int] | None = None,
 ) -> None:
   """Computes the parts that are missing.
 
@@ -142,7 +149,8 @@ def fill(
     n_rejected: of a batch.
     start: hands it to the device and does not wait.
     finish: waits for what `start` returned -> (head, arrays) of the part.
-    each: called before each batch with its place in the session.
+    trace: (folder, batches) of a profiler trace; None writes none. It starts
+      behind the first batch, which compiles.
   """
   total = sum(len(batch) for batch in batches)
   missing = pods.agree(store.missing(), len(batches))
@@ -154,6 +162,7 @@ def fill(
   in_flight = []  # at most one (index, batch): what the device computes
   with (
     pods.together(),
+    contextlib.ExitStack() as tracing,
     runs.Progress(
       'batches',
       len(batches),
@@ -176,11 +185,16 @@ def fill(
 
     last.callback(save)  # however the loop ends
     for step, (index, batch) in enumerate(zip(missing, prepared)):
-      each(step)
+      if trace and step == min(1, len(missing) - 1):
+        folder = trace[0] / str(jax.process_index())
+        tracing.enter_context(jax.profiler.trace(str(folder)))
       stop.check(pods.every)
       started = start(batch)
-      save()
+      save()  # the batch before, while the device is busy with this one
       in_flight.append((index, started))
+      if trace and step == trace[1]:
+        save()
+        tracing.close()
       rejected += n_rejected(batch)
       if rejected > most_rejected:
         return

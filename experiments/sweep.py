@@ -31,6 +31,7 @@ from corejax.data import example as example_lib
 from corejax.experiments import buckets
 from corejax.experiments import features as features_lib
 from corejax.experiments import resources as resources_lib
+from corejax.experiments import session
 from corejax.experiments import sweep_steps
 
 FORCED, GENERATED = 'forced', 'generated'
@@ -126,14 +127,7 @@ def read(
         example, encoded, need_evidence=not is_twin(example)
       )
     except errors.Rejected as e:
-      batch.rejected.append(
-        {
-          'index': index,
-          'id': f'{source.name}/{source.split}/{index}',
-          'reason': str(e.reason),
-          'detail': e.detail,
-        }
-      )
+      batch.rejected.append(session.rejection(source, index, e))
       continue
     batch.examples.append(example)
     batch.encoded.append(encoded)
@@ -173,15 +167,7 @@ class Runner:
       reference: examples that no answer is judged on: `mean` is over their
         first, `resample` takes donors from them.
       n_reference: how many.
-
-    Raises:
-      UserError: a combination that means nothing.
     """
-    if options.mode == 'resample' and options.answers == GENERATED:
-      raise errors.UserError(
-        '--mode=resample --answers=generated: a donor has no rows for words '
-        'that are being generated; use --answers=forced'
-      )
     self._resources, self._options = resources, options
     self._groups = list(groups)
     self._reference = reference

@@ -110,7 +110,7 @@ def out_folder(config: Config) -> pathlib.Path:
 _OFFLINE = ('out', 'resume', 'save_every', 'questions', 'split', 'few_steps')
 
 
-def _identity(config: Config) -> dict[str, Any]:
+def identity(config: Config) -> dict[str, Any]:
   """What the weights depend on."""
   return {
     name: value
@@ -185,6 +185,7 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result:
   import time
 
   from corejax import parts
+  from corejax.experiments import compile_cache
   from corejax.experiments import organism_check
   from corejax.experiments import organism_loop
   from corejax.experiments import resources
@@ -205,14 +206,17 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result:
       with parts.changing(saved):
         shutil.rmtree(saved)
 
-  with runs.open_run(
-    out,
-    _identity(config),
-    _record(config),
-    config.resume,
-    forget,
-    organism_loop.CHECKPOINTS,
-  ) as folder:
+  with (
+    runs.open_run(
+      out,
+      identity(config),
+      _record(config),
+      config.resume,
+      forget,
+      organism_loop.CHECKPOINTS,
+    ) as folder,
+    compile_cache.beside(out),
+  ):
     began = time.monotonic(), time.process_time()
     with stop.at_once():
       what = job(config)

@@ -144,10 +144,13 @@ def test_a_run_of_our_sides_prints_and_writes(tmp_path, capsys):
     f'--lengths={LENGTH}',
     '--pairs=3',
     '--sides=ours,ours_ram',
+    '--profile',
     f'--out={out}',
   ]
   assert bench_rank.cli(argv) == 0
   said = capsys.readouterr().out
+  for part in ('MLP', 'attention', 'q, k, v, o with rotation', 'probe'):
+    assert f'| {LENGTH} | {part} | ' in said
   for text in (
     f'| {LENGTH} | ours | ',
     f'| {LENGTH} | CPU seconds: ours_ram / ours | ',

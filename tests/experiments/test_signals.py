@@ -21,6 +21,7 @@ from corejax.experiments import measure
 from corejax.experiments import organism_loop
 from corejax.experiments import rank
 from corejax.experiments import resources
+from corejax.experiments import session
 from corejax.experiments import train_organism
 from helpers import run_folders
 
@@ -102,7 +103,7 @@ def test_while_measuring(number, step, straight, tmp_path, monkeypatch):
 @SIGNALS
 @pytest.mark.parametrize(
   ('module', 'name'),
-  [(ranking, 'rank'), (store.ScoreStore, 'load'), (rank, '_check_rejected')],
+  [(ranking, 'rank'), (store.ScoreStore, 'load'), (session, 'check_rejected')],
 )
 def test_in_the_offline_half(
   number, module, name, straight, tmp_path, monkeypatch

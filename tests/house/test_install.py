@@ -43,6 +43,8 @@ assert names == {
   'corejax-rank': 'corejax.experiments.rank:cli',
   'corejax-inspect': 'corejax.experiments.inspect:cli',
   'corejax-compare': 'corejax.experiments.compare:cli',
+  'corejax-proxy': 'corejax.experiments.proxy:cli',
+  'corejax-reproduce': 'corejax.experiments.reproduce:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """
