@@ -23,6 +23,7 @@ if TYPE_CHECKING:
   from corejax.experiments import cli as cli_lib
   from corejax.experiments import resources as resources_lib
   from corejax.experiments import runs as runs_lib
+  from corejax.experiments import sweep as sweep_lib
 
 setting = config_lib.setting
 
@@ -115,6 +116,20 @@ def identity(
   }
 
 
+def options(settings: Settings) -> sweep_lib.Options:
+  """What is done to the heads, as a sweep takes it."""
+  from corejax.experiments import sweep
+
+  return sweep.Options(
+    mode=settings.mode,
+    phase=settings.phase,
+    rows=settings.rows,
+    answers=settings.answers,
+    max_tokens=settings.max_tokens,
+    batch_size=settings.batch_size,
+  )
+
+
 def store(
   settings: Settings,
   source: example_lib.Source,
@@ -158,17 +173,9 @@ def fill(
   from corejax.experiments import session
   from corejax.experiments import sweep
 
-  options = sweep.Options(
-    mode=settings.mode,
-    phase=settings.phase,
-    rows=settings.rows,
-    answers=settings.answers,
-    max_tokens=settings.max_tokens,
-    batch_size=settings.batch_size,
-  )
   source = resources.source
   runner = sweep.Runner(
-    resources, groups, options, reference, settings.reference
+    resources, groups, options(settings), reference, settings.reference
   )
   session.fill(
     parts,

@@ -137,7 +137,7 @@ def read(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Padded:
+class Padded:
   """A batch as the model takes it, and what an ablation must know of it."""
 
   inputs: inputs_lib.Inputs
@@ -145,6 +145,11 @@ class _Padded:
   region_BS: Any
   answer_BA: Any
   answer_rows_BA: Any
+
+  @property
+  def length(self) -> int:
+    """Tokens of each sequence, padding included."""
+    return self.inputs.tokens_BT.shape[1]
 
 
 class Runner:
@@ -196,7 +201,7 @@ class Runner:
     ablation_lib.refuse_vacuous(options.kind(heads_lib.HeadSet()), lengths)
     if options.answers == GENERATED:
       return self._generated(batch)
-    padded = self._pad(batch)
+    padded = self.pad(batch)
     sweep = self._sweep(padded, self._replacement(batch, padded))
     found = []
     with jax.default_matmul_precision(self._resources.precision):
@@ -227,7 +232,7 @@ class Runner:
     prompts = dataclasses.replace(
       batch, encoded=[e.prompt() for e in batch.encoded]
     )
-    padded = self._pad(prompts, whole=batch)
+    padded = self.pad(prompts, whole=batch)
     sweep = None
     if options.phase != 'decode':
       sweep = self._sweep(padded, self._replacement(prompts, padded))
@@ -268,7 +273,7 @@ class Runner:
 
     return wait
 
-  def _pad(self, batch: Batch, whole: Batch | None = None) -> _Padded:
+  def pad(self, batch: Batch, whole: Batch | None = None) -> Padded:
     """The batch, filled up with copies of its first example.
 
     Args:
@@ -304,10 +309,10 @@ class Runner:
     else:
       arrays = jax.tree.map(jnp.asarray, arrays)
     inputs = dataclasses.replace(arrays[0], features_ID=features_ID)
-    return _Padded(inputs, *arrays[1:])
+    return Padded(inputs, *arrays[1:])
 
   def _sweep(
-    self, padded: _Padded, replacement: replacement_lib.Replacement | None
+    self, padded: Padded, replacement: replacement_lib.Replacement | None
   ) -> ablation_lib.Sweep:
     loaded = self._resources.loaded
     return ablation_lib.sweep(
@@ -320,7 +325,7 @@ class Runner:
     )
 
   def _replacement(
-    self, batch: Batch, padded: _Padded
+    self, batch: Batch, padded: Padded
   ) -> replacement_lib.Replacement | None:
     if self._options.mode == 'mean':
       return replacement_lib.by_class(jnp.asarray(self._mean()), padded.rows)
@@ -341,7 +346,7 @@ class Runner:
       for batch in batches:
         if not batch.examples:
           continue
-        padded = self._pad(batch)
+        padded = self.pad(batch)
         mean_LBCNH = np.asarray(self._look(padded, outputs=False))
         weight_B = np.zeros(size)
         weight_B[: len(batch.examples)] = [
@@ -362,7 +367,7 @@ class Runner:
     return self._means
 
   def _donors(
-    self, batch: Batch, padded: _Padded
+    self, batch: Batch, padded: Padded
   ) -> replacement_lib.Replacement:
     """Record i of the data takes what record i of the reference set wrote."""
     n = self._n_reference
@@ -376,7 +381,7 @@ class Runner:
     # In place of a donor that was rejected, the next one that was not.
     usable = np.array(donors.indices)
     place = np.searchsorted(usable, wanted) % len(usable)
-    theirs = self._pad(donors)
+    theirs = self.pad(donors)
     fill = [place[0]] * (self._options.batch_size - len(place))
     return replacement_lib.by_donor(
       self._look(theirs, outputs=True),
@@ -385,7 +390,7 @@ class Runner:
       [int(p) for p in (*place, *fill)],
     )
 
-  def _look(self, padded: _Padded, outputs: bool) -> jax.Array:
+  def _look(self, padded: Padded, outputs: bool) -> jax.Array:
     with jax.default_matmul_precision(self._resources.precision):
       return sweep_steps.written(
         self._resources.loaded.model,
