@@ -119,7 +119,8 @@ class Stop:
     self._at_once = True
     try:
       self.check()
-      yield
+      with _Interrupted(self):
+        yield
       self.check()  # what was interrupted may have swallowed it
     finally:
       self._at_once = False
@@ -132,6 +133,24 @@ class Stop:
     """
     if not go_on(not self.asked):
       raise Preempted
+
+
+class _Interrupted:
+  """Makes of what an interrupted library raised instead a Preempted again.
+
+  numpy, for one, lets no exception out of a comparison of structured arrays: it
+  says that they cannot be compared.
+  """
+
+  def __init__(self, stop: Stop):
+    self._stop = stop
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error: BaseException | None, traceback):
+    if isinstance(error, Exception) and self._stop.asked:
+      raise Preempted from error
 
 
 def _collecting(frame: types.FrameType | None) -> bool:

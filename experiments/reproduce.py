@@ -144,10 +144,10 @@ def run(config: Config) -> Result:
 
   resources.quiet()
   out = runs.folder_path(config.out)
+  # Not which models: others may be added to what is there.
   identity = {
-    field.name: getattr(config, field.name)
-    for field in dataclasses.fields(config)
-    if field.name not in ('trained', 'out', 'resume')
+    name: getattr(config, name)
+    for name in ('rank_limit', 'limit', 'draws', 'k', 'seed')
   }
   record = {
     'experiment': 'reproduce',

@@ -163,6 +163,26 @@ def test_a_signal_that_somebody_swallowed_ends_the_block():
         pass
 
 
+def test_what_a_library_makes_of_a_signal_is_no_fault():
+  def library():
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(LONG)
+    except BaseException:
+      raise TypeError('cannot compare') from None
+
+  with cli.Stop() as stop, pytest.raises(cli.Preempted) as caught:
+    with stop.at_once():
+      library()
+  assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_fault_without_a_signal_is_a_fault():
+  with cli.Stop() as stop, pytest.raises(TypeError, match='bug'):
+    with stop.at_once():
+      raise TypeError('bug')
+
+
 def test_elsewhere_a_signal_waits_for_check():
   done = []
   with cli.Stop() as stop, pytest.raises(cli.Preempted):
