@@ -23,8 +23,8 @@ UNTESTED = 'not tested'
 LEAST_INTACT = 0.90  # accuracy on every task of the data set
 SPARSE, SPREAD = 0.15, 0.25  # share of the heads that hold half of the mass
 WRECKED, KEPT = 0.5, 0.9  # of the intact accuracy
-NO_EFFECT = -0.10  # of the primary endpoint
-HARMLESS = -0.05  # change of the accuracy
+NO_EFFECT = -0.15  # of the primary endpoint
+HARMLESS, HARM = -0.10, -0.05  # change of the accuracy
 AS_DEEP, SHALLOW = 0.8, 0.2  # of what cutting RAM's heads takes
 Q = 0.01
 SUPPORTING = 5 / 6  # share of the cases
@@ -83,7 +83,7 @@ def specific(value: Any, retrieval: Any | None = None) -> str:
 
 def harmless(change: Any) -> str:
   """Claim 4, of the change of the accuracy with low-ranked heads cut."""
-  return _decide(change.low > HARMLESS, change.high < HARMLESS)
+  return _decide(change.low > HARMLESS, change.high < HARM)
 
 
 def same(verdicts: Sequence[str]) -> str:
