@@ -2,8 +2,9 @@
 
 What the ground truth of SCIENCE.md is measured on: heads that retrieve are
 planted at known places, decoys that merely look salient, central, first or
-recent stand beside them, and all other heads are small and random. It answers
-the questions of `scenes_referring` and `scenes_pages`, and their twins.
+recent stand beside them, helpers say what is asked, and all other heads rest or
+are small and random. It answers the questions of `scenes_referring` and
+`scenes_pages`, and their twins.
 """
 
 from collections.abc import Mapping
@@ -54,12 +55,15 @@ class Planted:
   Attributes:
     tasks: task -> the planted heads that serve it.
     decoys: 'centre', 'saliency', 'sink', 'recency' -> the head.
-    helpers: heads that the answers need but that look nothing up.
+    helpers: 'page', 'verb', 'noun', 'ground' -> heads that the answers need
+      but that look nothing up, each with its double.
+    resting: heads that look at nothing but the first token.
   """
 
   tasks: Mapping[str, heads_lib.HeadSet]
   decoys: Mapping[str, heads_lib.HeadSet]
   helpers: Mapping[str, heads_lib.HeadSet]
+  resting: heads_lib.HeadSet
 
   @property
   def planted(self) -> heads_lib.HeadSet:
@@ -76,6 +80,7 @@ class Planted:
       'tasks': {name: str(h) for name, h in self.tasks.items()},
       'decoys': {name: str(h) for name, h in self.decoys.items()},
       'helpers': {name: str(h) for name, h in self.helpers.items()},
+      'resting': str(self.resting),
     }
 
 
@@ -97,6 +102,7 @@ def _planted(plan: text.Plan) -> Planted:
     tasks={task: sets[name] for task, name in text.SERVES.items()},
     decoys={name: sets[name] for name in text.DECOYS},
     helpers={name: sets[name] for name in text.HELPERS},
+    resting=sets[text.RESTING],
   )
 
 

@@ -6,8 +6,10 @@
 
 A visual token holds what its cell shows; the question's last token starts with
 its own word alone, and heads bring what they look up into the same dimensions.
-Values are one-hots of height 1. ONE is so large in every token that RMSNorm
-divides all tokens by nearly the same number (about 1.02).
+Values are one-hots of height 1 for each head that has written them: a head and
+its double make 2, and 4 of a page's number that both copies of `page` wrote and
+both of a planted head have copied. ONE is so large in every token that RMSNorm
+divides all tokens by nearly the same number (1.02 to 1.1).
 """
 
 import numpy as np

@@ -1,12 +1,16 @@
 """The decoder of the planted model, head by head.
 
-    layer 0      page, verb, noun   helpers that say what is asked and where
-    layers 1-3   by_glyph, by_colour  the planted heads (two each), `ground`
+    layer 0      page, verb, noun, ground  helpers that say what is asked and
+                                           where; two each
+    layers 1-3   by_glyph, by_colour       the planted heads, two each
+                 centre, saliency, sink, recency  decoys
+                 resting                   six that look at nothing
+                 fillers                   the other ten
     layer 3      its MLP picks the answer
-    anywhere     centre, saliency, sink, recency  decoys; fillers elsewhere
 
 Scores below are in nats, of the attention's logits. All heads but
-`recency` rest on the first token when they have nothing to look for.
+`recency` rest on the first token when they have nothing to look for; how firmly
+decides who is last by RAM: sink 10 nats, helpers 22, resting heads 40.
 """
 
 from collections.abc import Mapping
@@ -23,9 +27,12 @@ MLP = 96
 ROPE_THETA = 1e7
 
 PLANTED = ('by_glyph', 'by_colour')
-COPIES = 2
 DECOYS = ('centre', 'saliency', 'sink', 'recency')
 HELPERS = ('page', 'verb', 'noun', 'ground')
+# Of each planted head and each helper; one alone is enough.
+COPIES = 2
+RESTING = 'resting'
+N_RESTING = 6
 # Which planted heads serve which task.
 SERVES = {'colour': 'by_glyph', 'page': 'by_glyph', 'shape': 'by_colour'}
 
@@ -37,7 +44,11 @@ _REST = 3
 _CONTENT = np.concatenate([np.arange(4, 8), np.arange(12, 16)])
 
 _MATCH = 18.0
+_GLYPH_MATCH = 24.0
 _REST_NATS = 9.0
+# Helpers look up nothing, so they leave the evidence less than decoys do.
+_READ = 30.0
+_HELPER_REST_NATS = 22.0
 
 
 @dataclasses.dataclass
@@ -65,21 +76,28 @@ class Head:
       for column, factor in reads.items():
         side[dim, column] += 2 * factor  # 2 * 2 / sqrt(HEAD_DIM) is 1
 
-  def rest(self, nats: float = _REST_NATS, more: Mapping | None = None) -> None:
+  def rest(
+    self,
+    nats: float = _REST_NATS,
+    more: Mapping | None = None,
+    dim: int = _REST,
+  ) -> None:
     """The first token draws this much, and `more` from rows with a flag."""
     root = np.sqrt(nats)
     query = {space.ONE: root / space.ONE_HEIGHT}
     for column, extra in (more or {}).items():
       query[column] = extra / root
-    self.score(_REST, query, {space.BOS: root})
+    self.score(dim, query, {space.BOS: root})
 
-  def match(self, query: np.ndarray, key: np.ndarray) -> None:
+  def match(
+    self, query: np.ndarray, key: np.ndarray, nats: float = _MATCH
+  ) -> None:
     """Lets query[i] find key[i]; up to 16 pairs of residual dimensions.
 
     The codes are the 16 signed unit vectors of the 8 content dimensions: two
     different ones meet at 0 or at -1.
     """
-    root = np.sqrt(_MATCH)
+    root = np.sqrt(nats)
     for index, (q, k) in enumerate(zip(query, key, strict=True)):
       dim, sign = _CONTENT[index % 8], 1 - 2 * (index // 8)
       self.score(dim, {int(q): sign * root}, {int(k): sign * root})
@@ -136,9 +154,11 @@ def _waves(target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _by_glyph() -> Head:
   head = Head.empty()
-  head.match(space.WORD_GLYPH, space.GLYPH)
+  # Firmer than by_colour, so that where both are asked as often these two are
+  # the top 2: half of each pair would break nothing.
+  head.match(space.WORD_GLYPH, space.GLYPH, _GLYPH_MATCH)
   follows = space.READ_VERB[space.VERBS.index('follows')]
-  head.rest(more={space.VISUAL: 8.0, int(follows): _MATCH})
+  head.rest(more={space.VISUAL: 8.0, int(follows): _GLYPH_MATCH})
   head.copy(space.COLOUR, space.COLOUR)
   head.copy(space.PAGE, space.PAGE, first=space.N_COLOURS)
   return head
@@ -155,13 +175,13 @@ def _by_colour() -> Head:
 def _reader(reads: np.ndarray, writes: np.ndarray) -> Head:
   """Any row reads the one word of a kind that stands before it."""
   head = Head.empty()
-  root = np.sqrt(_MATCH)
+  root = np.sqrt(_READ)
   head.score(
     _CONTENT[0],
     {space.ONE: root / space.ONE_HEIGHT},
     {int(column): root for column in reads},
   )
-  head.rest()
+  head.rest(_HELPER_REST_NATS)
   head.copy(reads, writes)
   return head
 
@@ -181,7 +201,11 @@ def _page() -> Head:
     dict.fromkeys(space.WORD_PAGE.tolist(), 1),
     *_waves(-10 / 18 * np.arange(160)),
   )
-  head.rest(nats=4.0)
+  head.rest(
+    _HELPER_REST_NATS,
+    {space.VISUAL: 4.0 - _HELPER_REST_NATS},
+    dim=_CONTENT[1],  # `near` has taken _REST: rows would meet its keys there
+  )
   head.copy(space.WORD_PAGE, space.PAGE)
   return head
 
@@ -191,7 +215,9 @@ def _ground() -> Head:
   head = Head.empty()
   root = np.sqrt(_MATCH)
   head.score(_CONTENT[0], {space.BACKGROUND: root}, {space.VISUAL: root})
-  head.rest()
+  head.rest(
+    _HELPER_REST_NATS, {space.BACKGROUND: _REST_NATS - _HELPER_REST_NATS}
+  )
   head.copy(space.TINT, space.TINT)
   return head
 
@@ -242,6 +268,8 @@ def _decoy(name: str, rng: np.random.Generator) -> Head:
     head.rest(nats=8.5)
   elif name == 'sink':
     head.score(_REST, moods, {space.BOS: 10})
+  elif name == RESTING:
+    head.score(_REST, moods, {space.BOS: 40})
   elif name == 'recency':
     # The first turn tells neighbours apart, the slower ones its later periods.
     head.near(
@@ -271,18 +299,20 @@ class Plan:
         free.remove(place)
       places[name] = tuple(sorted(chosen))
 
-    for name in ('page', 'verb', 'noun'):
-      take(name, 1, (0,))
+    # The helpers fill layer 0: the layers of the planted heads hold none, so
+    # that heads drawn to match those layers are a control that breaks nothing.
+    for name in HELPERS:
+      take(name, COPIES, (0,))
     for name in PLANTED:
       take(name, COPIES, (1, 2, 3))
-    take('ground', 1, (1, 2, 3))
     for name in DECOYS:
-      take(name, 1, range(LAYERS))
+      take(name, 1, (1, 2, 3))
+    take(RESTING, N_RESTING, (1, 2, 3))
     return cls(places)
 
 
 def _build(name: str, rng: np.random.Generator) -> Head:
-  if name in DECOYS:
+  if name in DECOYS or name == RESTING:
     return _decoy(name, rng)
   if name == 'verb':
     return _reader(space.OWN_VERB, space.READ_VERB)
@@ -299,9 +329,9 @@ def _build(name: str, rng: np.random.Generator) -> Head:
 def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """gate [MLP, SIZE], up [MLP, SIZE], down [SIZE, MLP] of the last layer.
 
-  Each unit is open for one task: silu(16 (asked + argument - 1.5)) is 8 where
-  the asking word was read and the row's own word is such an argument, else 0;
-  times what `up` reads.
+  Each unit is open for one task: silu(16 asked + 32 argument - 40) is 8 or 24
+  where one or two helpers have read the asking word and the row's own word is
+  such an argument, else nearly 0 (silu(-8) or less); times what `up` reads.
   """
   gate = np.zeros((MLP, space.SIZE))
   up = np.zeros((MLP, space.SIZE))
@@ -321,9 +351,9 @@ def _answers() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   ):
     # One more unit than words: without a find, any of the right kind.
     rows = np.arange(unit, unit + len(reads) + 1)
-    gate[np.ix_(rows, argument)] = 16
+    gate[np.ix_(rows, argument)] = 32
     gate[rows, asked] = 16
-    gate[rows, space.ONE] = -24 / space.ONE_HEIGHT
+    gate[rows, space.ONE] = -40 / space.ONE_HEIGHT
     up[rows[:-1], reads] = 1
     down[writes, rows[:-1]] = 2 / 8
     up[rows[-1], space.ONE] = 1 / space.ONE_HEIGHT

@@ -1,6 +1,7 @@
 """`ablate` end to end on the planted model, whose true heads are known."""
 
 import csv
+import itertools
 import json
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from corejax import ablation
+from corejax import groups
 from corejax import heads as heads_lib
 from corejax import likelihood
 from corejax.data import sources
@@ -34,13 +36,14 @@ def _rows(out):
     return list(csv.DictReader(f))
 
 
-def _accuracy(out, group, task):
-  """Of the mean over the draws, where there are any."""
+def _accuracy(out, group, task, k=None):
+  """Of the mean over the draws, where there are any; k if it has several."""
   found = [
     float(row['accuracy'])
     for row in _rows(out)
     if (row['group'], row['task']) == (group, task)
     and row['seed'] in ('', 'all')
+    and (k is None or int(row['k']) == k)
   ]
   assert len(found) == 1, (group, task, found)
   return found[0]
@@ -61,17 +64,33 @@ def test_planted_heads_break_exactly_their_task(given):
   assert _accuracy(result.out, 'given', 'colour') < 0.5
   for task in ('shape', 'colour_twin', 'shape_twin', 'twin'):
     assert _accuracy(result.out, 'given', task) == 1
-  # Helpers have no double: a random set that holds one breaks more.
-  needed = [*KNOWN.planted, *(h for s in KNOWN.helpers.values() for h in s)]
-  harmless = [
-    x
-    for x, group in enumerate(result.outcomes.groups)
-    if not set(group.heads) & set(needed)
+  controls = [
+    x for x, g in enumerate(result.outcomes.groups) if g.name in groups.RANDOM
   ]
-  assert len(harmless) >= 3
-  assert (result.outcomes.score_XE[harmless] == 1).all()
+  assert len(controls) == 4
+  assert (result.outcomes.score_XE[controls] == 1).all()
   for task in ('colour', 'shape', 'retrieval', 'twin'):
     assert _accuracy(result.out, 'layer_matched', task) == 1
+
+
+@pytest.mark.parametrize('data', ['scenes_referring', 'scenes_pages'])
+def test_the_top_breaks_look_ups_and_no_control_anything(tmp_path, data):
+  outcomes = _run(
+    tmp_path, data=data, rank_limit=64, k='1,2,3,5', endpoint='4'
+  ).outcomes
+  names = {(g.name, g.k) for g in outcomes.groups}
+  assert names == {('top', 0), *itertools.product(groups.NAMES, range(1, 6))}
+  for group, score_E in zip(outcomes.groups, outcomes.score_XE):
+    if group.name != 'top':
+      assert (score_E == 1).all(), group
+  for task in ('retrieval', 'colour', outcomes.tasks[-1].removesuffix('_twin')):
+    assert _accuracy(tmp_path, 'top', task, 4) < 0.5
+  # The pair that reads colours comes first, then the one that reads shapes.
+  assert _accuracy(tmp_path, 'top', 'colour', 2) < 0.5
+  if data == 'scenes_referring':
+    assert _accuracy(tmp_path, 'top', 'shape', 2) == 1
+  for k in range(1, 6):
+    assert _accuracy(tmp_path, 'top', 'twin', k) == 1
 
 
 def test_one_compilation_for_all_sets(given):

@@ -76,11 +76,20 @@ def test_the_folder_says_what_is_planted_and_repeats(folder, known, tmp_path):
   for name, heads in {**known.decoys, **known.helpers}.items():
     written = said['decoys'].get(name, said['helpers'].get(name))
     assert heads_lib.HeadSet.parse(written) == heads
-  assert len(known.planted) == 4
+  assert heads_lib.HeadSet.parse(said['resting']) == known.resting
+  assert (len(known.planted), len(known.resting)) == (4, 6)
   groups = [known.planted, *known.decoys.values(), *known.helpers.values()]
-  assert sum(map(len, groups)) == 12
+  groups.append(known.resting)
+  assert sum(map(len, groups)) == 22
   union = heads_lib.HeadSet(head for group in groups for head in group)
-  assert len(union) == 12  # no head has two parts
+  assert len(union) == 22  # no head has two parts
+
+
+def test_helpers_come_in_pairs_and_share_no_layer_with_planted_heads(known):
+  assert set(known.helpers) == {'page', 'verb', 'noun', 'ground'}
+  for heads in known.helpers.values():
+    assert len(heads) == 2 and {layer for layer, _ in heads} == {0}
+  assert {layer for layer, _ in known.planted} <= {1, 2, 3}
 
 
 def test_another_seed_is_another_model(known):
@@ -214,6 +223,82 @@ def test_one_planted_head_of_two_is_enough(loaded, known, referring):
       assert accuracy == dict.fromkeys(_TASKS['scenes_referring'], 1.0)
 
 
+# What each helper serves: without it these questions find no answer.
+_SERVED = {
+  'page': {'page'},
+  'verb': {'page', 'page_twin', 'shape_twin'},
+  'noun': {'colour', 'colour_twin', 'shape'},
+  'ground': {'colour_twin'},
+}
+
+
+@pytest.mark.parametrize('name', list(_SERVED))
+def test_one_helper_of_two_is_enough(loaded, known, referring, paged, name):
+  for head in known.helpers[name]:
+    for data, batch in (
+      ('scenes_referring', referring),
+      ('scenes_pages', paged),
+    ):
+      accuracy = planted_runs.accuracy(
+        loaded, batch, off=heads_lib.HeadSet([head])
+      )
+      assert accuracy == dict.fromkeys(_TASKS[data], 1.0), head
+
+
+@pytest.mark.parametrize('name', list(_SERVED))
+def test_without_both_copies_of_a_helper_its_tasks_fail_and_no_other(
+  loaded, known, referring, paged, name
+):
+  # Guessing is right for one page of three; one ground of eight, but there are
+  # four scenes only.
+  most = {'page': 0.5, 'ground': 0.75}.get(name, 0.3)
+  for batch in (referring, paged):
+    accuracy = planted_runs.accuracy(loaded, batch, off=known.helpers[name])
+    for tested, value in accuracy.items():
+      if tested in _SERVED[name]:
+        assert value <= most, accuracy
+      else:
+        assert value == 1, accuracy
+
+
+def test_an_answer_opens_for_what_is_asked_and_for_its_argument_alone():
+  gate = planted.weights(0)[
+    'language_model.model.layers.3.mlp.gate_proj.weight'
+  ]
+  gate = gate[gate.any(1)]  # the units that are used
+  for asked, own in (
+    (space.READ_NOUN[0], space.WORD_GLYPH[3]),
+    (space.READ_NOUN[0], space.BACKGROUND),
+    (space.READ_NOUN[1], space.WORD_COLOUR[7]),
+    (space.READ_VERB[1], space.WORD_GLYPH[0]),
+    (space.READ_VERB[2], space.WORD_PAGE[2]),
+  ):
+    for copies, argument in np.ndindex(3, 2):
+      row = np.zeros(space.SIZE)
+      row[space.ONE] = space.ONE_HEIGHT
+      row[asked], row[own] = copies, argument
+      said = (asked, own, copies, argument)
+      if copies and argument:
+        assert (gate @ row).max() == pytest.approx(16 * copies - 8), said
+      else:
+        assert (gate @ row).max() < -7.99, said
+
+
+@pytest.mark.parametrize('data', list(_TASKS))
+def test_one_copy_of_every_head_at_once_is_enough(
+  loaded, known, referring, paged, data
+):
+  batch = {'scenes_referring': referring, 'scenes_pages': paged}[data]
+  pairs = [
+    *known.helpers.values(),
+    *(known.tasks[t] for t in ('colour', 'shape')),
+  ]
+  for copy in (0, 1):
+    off = heads_lib.HeadSet(sorted(pair)[copy] for pair in pairs)
+    accuracy = planted_runs.accuracy(loaded, batch, off=off)
+    assert accuracy == dict.fromkeys(_TASKS[data], 1.0)
+
+
 def test_no_answer_needs_the_decoys_and_the_rest(
   loaded, known, referring, paged
 ):
@@ -263,6 +348,10 @@ def test_decoys_look_where_they_are_said_to(loaded, known):
     assert 0.3 < salient.sum(1).min() < salient.sum(1).max() < 0.9
     assert np.ptp(salient, axis=1).max() < 0.005
     assert of('sink')[b][rows, 0].min() > 0.9
+    for layer, head in known.resting:
+      # Nothing is left that float16 profiles could hold.
+      assert 1 - 1e-6 < a_LBNTS[layer, b, head][:, 0].min()
+      assert a_LBNTS[layer, b, head][np.ix_(rows, visual)].max() < 1e-12
     for row in rows:
       assert of('recency')[b][row, row - 3 : row + 1].sum() > 0.9
 
@@ -272,12 +361,12 @@ def test_visual_tokens_read_their_own_pages_number(loaded, known):
     loaded.processor, _examples('scenes_pages', 1, pages=8), 152
   )
   (encoded,) = batch.encoded
-  ((layer, head),) = known.helpers['page']
-  a_TS = _weights(loaded, batch)[layer, 0, head]
+  a_LNTS = _weights(loaded, batch)[:, 0]
   for row, page in zip(encoded.visual_I, encoded.layout.media_I):
     number = 2 + 18 * page  # <s> page N, 16 cells, page N, ..
     assert encoded.tokens_T[number] == hf_folder.ID[vocab.PAGES[page]]
-    assert a_TS[row, number] > 0.95
+    for layer, head in known.helpers['page']:
+      assert a_LNTS[layer, head, row, number] > 0.95
 
 
 @pytest.mark.parametrize('name', list(_TASKS))
@@ -329,10 +418,44 @@ def test_transformers_gives_the_same_attention_and_logits(folder, loaded):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5)
 
 
+def _by_ram(scores):
+  """Heads by RAM under the query set `last`, best first."""
+  last = regions.QUERY_SETS.index('last')
+  ram_LN = scores.mass_ELNQR[..., last, regions.EVIDENCE].mean(0)
+  return [
+    divmod(int(x), scores.n_heads) for x in np.argsort(-ram_LN, axis=None)
+  ]
+
+
+def _has_the_order_of_the_readme(order, known) -> bool:
+  helpers = {head for heads in known.helpers.values() for head in heads}
+  return (
+    set(order[:2]) == set(known.tasks['colour'])
+    and set(order[18:26]) == helpers
+    and set(order[26:]) == set(known.resting)
+  )
+
+
+@pytest.mark.parametrize('name', list(_TASKS))
+def test_helpers_are_late_by_ram_and_resting_heads_last(tmp_path, name):
+  # Where the heads for shapes would be before one of those for colours, were
+  # all equally firm.
+  known = planted.write(tmp_path, seed=1)
+  loaded = planted_runs.load(tmp_path)
+  examples = _examples(name, 64, seed=3)
+  batch = planted_runs.encode(loaded.processor, examples, 64)
+  order = _by_ram(planted_runs.measure(loaded, batch, 'last'))
+  assert _has_the_order_of_the_readme(order, known)
+  if name == 'scenes_referring':
+    assert set(order[:4]) == set(known.planted)
+    rest = {*known.decoys['recency'], *known.decoys['sink']}
+    assert set(order[16:18]) == rest
+
+
 @pytest.mark.slow
 def test_ranking_finds_the_planted_heads_over_a_hundred_seeds(tmp_path):
   """Ranks first; q < .01 for >= 95% of planted heads and <= 1% of decoys."""
-  first, flagged, decoys, rest = [], [], [], []
+  first, flagged, decoys, rest, ordered, resting = [], [], [], [], [], []
   for seed in range(N_SEEDS):
     known = planted.write(tmp_path, seed=seed)
     loaded = planted_runs.load(tmp_path)
@@ -342,6 +465,7 @@ def test_ranking_finds_the_planted_heads_over_a_hundred_seeds(tmp_path):
     assert scores.correct_E.all()
     # Both tasks at once, and each of them by all three query sets.
     result = ranking.rank(scores, bootstrap=0, permutations=5000, seed=seed)
+    ordered.append(_has_the_order_of_the_readme(_by_ram(scores), known))
     first.append(set(result.heads[:4]) == set(known.planted))
     tasks_E = np.array(scores.tasks)
     for task in ('colour', 'shape'):
@@ -356,13 +480,16 @@ def test_ranking_finds_the_planted_heads_over_a_hundred_seeds(tmp_path):
         flagged.append(below_LN[layer, head])
       elif any((layer, head) in heads for heads in known.decoys.values()):
         decoys.append(below_LN[layer, head])
+      elif (layer, head) in known.resting:
+        resting.append(below_LN[layer, head])
       else:
         rest.append(below_LN[layer, head])
-  assert all(first)
+  assert all(first) and all(ordered)
   assert (len(flagged), len(decoys)) == (4 * N_SEEDS, 4 * N_SEEDS)
   assert np.mean(flagged) >= 0.95
   assert np.mean(decoys) <= 0.01
   assert np.mean(rest) <= 0.01
+  assert len(resting) == 6 * N_SEEDS and not any(resting)
 
 
 def test_pages_are_found_too(loaded, known):
