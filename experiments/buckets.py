@@ -4,8 +4,8 @@ A compiled program serves one shape, so a batch is padded on the right to its
 bucket, and a short one to the full batch size with copies of its first
 record. A bucket is two numbers; all other sizes follow from them:
 
-    length   64, 128, .. 512, then four an octave: 640, 768, 896, 1024, 1280 ..
-             too much: fewer than 64 tokens up to 512, less than 25% above
+    length   8, 16, 24, 32, then four an octave: 40, 48, 56, 64, 80, 96 ..
+             too much: fewer than 8 tokens up to 32, less than 25% above
     rows     16, 32, 64, 128 ..: slots for question rows, and as many for
              answer rows; too much: less than 50% of the more numerous
     visual tokens   `length` slots
@@ -22,7 +22,7 @@ import dataclasses
 
 def tokens(n: int) -> int:
   """Tokens to which a sequence of n is padded."""
-  step = 64 if n <= 512 else 2 ** (n - 1).bit_length() // 8
+  step = max(8, 2 ** (n - 1).bit_length() // 8)
   return max(1, -(-n // step)) * step
 
 

@@ -30,20 +30,13 @@ class TestPolicy:
     sizes = [buckets.tokens(n) for n in range(1, 9000)]
     assert sizes == sorted(sizes)
     for n, size in enumerate(sizes, 1):
-      assert size >= n and size % 64 == 0
-      assert size - n < 64 if n <= 512 else (size - n) / size < 0.25
+      assert size >= n and size % 8 == 0
+      assert size - n < 8 if n <= 32 else (size - n) / size < 0.25
       assert buckets.tokens(size) == size
-    assert [s for s in sorted(set(sizes)) if 512 <= s <= 2048] == [
-      512,
-      640,
-      768,
-      896,
-      1024,
-      1280,
-      1536,
-      1792,
-      2048,
-    ]
+    assert [s for s in sorted(set(sizes)) if s <= 64] == [*range(8, 65, 8)]
+    for octave in (64, 512, 4096):
+      found = [s for s in sorted(set(sizes)) if octave <= s <= 2 * octave]
+      assert found == [octave * n // 4 for n in range(4, 9)]
 
   def test_rows_and_what_is_too_much(self):
     for n in range(1, 2000):
@@ -141,7 +134,7 @@ def test_one_compilation_a_bucket_of_shared_prefixes(resources, monkeypatch):
   for indices in ([0, 1, 2, 3], [9, 8, 10], [16, 17, 18, 19]):
     batch = measure.prepare_batch(once, indices, OPTIONS)
     measure.start_batch(runner, batch, OPTIONS)
-  assert traces == [(1, 64), (4, 16)]  # the prefix, then the suffixes
+  assert traces == [(1, 24), (4, 16)]  # the prefix, then the suffixes
 
 
 def test_a_batch_is_started_before_the_one_before_it_is_waited_for(
