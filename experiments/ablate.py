@@ -107,28 +107,19 @@ def run(config: Config) -> Result | None:
 
 
 def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
-  with stop.at_once():
-    from corejax import groups as groups_lib
-    from corejax.experiments import ablate_sets
-    from corejax.experiments import pods
-    from corejax.experiments import resources as resources_lib
-    from corejax.experiments import session
+  resources, reference = cutting.start(config, stop)
+  from corejax import groups as groups_lib
+  from corejax.experiments import ablate_sets
+  from corejax.experiments import pods
+  from corejax.experiments import session
 
-    pods.initialize()
-  source, reference = ablate_sets.sources(config)
-  with stop.at_once(pods.is_alone()):
-    resources = resources_lib.load(config, source)
-  resources.check_batch(config.batch_size)
+  source = resources.source
   shape = resources.loaded.n_layers, resources.loaded.n_heads
   asked = config.k.split(',') if config.k else []
   groups_lib.resolve(asked, *shape)
   if not groups_lib.resolve([config.endpoint], *shape)[0]:
     raise errors.UserError(
       f'--endpoint={config.endpoint}: no head would be cut; give 1 or more'
-    )
-  if not len(source):
-    raise errors.UserError(
-      f'--data={config.data} --split={source.split}: no records'
     )
   if config.dry_run:
     print(_plan(config, resources, source))

@@ -79,15 +79,10 @@ def sides(
   from corejax import groups as groups_lib
   from corejax import heads as heads_lib
   from corejax import likelihood
-  from corejax.experiments import ablate_sets
-  from corejax.experiments import resources as resources_lib
   from corejax.experiments import sweep
 
-  source, reference = ablate_sets.sources(config)
-  with stop.at_once():
-    resources = resources_lib.load(config, source)
-  resources.check_batch(config.batch_size)
-  loaded = resources.loaded
+  resources, reference = cutting.start(config, stop)
+  source, loaded = resources.source, resources.loaded
   shape = loaded.n_layers, loaded.n_heads
   groups = [
     groups_lib.Group('top', 0, heads_lib.HeadSet()),

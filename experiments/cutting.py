@@ -97,6 +97,31 @@ class Settings(config_lib.Shared):
       )
 
 
+def start(
+  settings: Settings, stop: cli_lib.Stop
+) -> tuple[resources_lib.Resources, example_lib.Source]:
+  """(the model with the data that are answered, data for means and donors).
+
+  Raises:
+    UserError: something outside is wrong, or there are no records.
+  """
+  with stop.at_once():
+    from corejax.experiments import ablate_sets
+    from corejax.experiments import pods
+    from corejax.experiments import resources as resources_lib
+
+    pods.initialize()
+  source, reference = ablate_sets.sources(settings)
+  with stop.at_once(pods.is_alone()):
+    resources = resources_lib.load(settings, source)
+  resources.check_batch(settings.batch_size)
+  if not len(source):
+    raise errors.UserError(
+      f'--data={settings.data} --split={source.split}: no records'
+    )
+  return resources, reference
+
+
 def identity(
   settings: Settings, resources: resources_lib.Resources
 ) -> dict[str, Any]:

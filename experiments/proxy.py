@@ -103,25 +103,16 @@ def run(config: Config) -> Result | None:
 
 
 def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
-  with stop.at_once():
-    from corejax import compare as compare_lib
-    from corejax import judge
-    from corejax.experiments import ablate_sets
-    from corejax.experiments import pods
-    from corejax.experiments import resources as resources_lib
-    from corejax.experiments import session
+  resources, reference = cutting.start(config, stop)
+  from corejax import compare as compare_lib
+  from corejax import judge
+  from corejax.experiments import ablate_sets
+  from corejax.experiments import pods
+  from corejax.experiments import session
 
-    pods.initialize()
-  source, reference = ablate_sets.sources(config)
-  with stop.at_once(pods.is_alone()):
-    resources = resources_lib.load(config, source)
-  resources.check_batch(config.batch_size)
+  source = resources.source
   shape = resources.loaded.n_layers, resources.loaded.n_heads
   k = compare_lib.check_rule(config.select).count(*shape)
-  if not len(source):
-    raise errors.UserError(
-      f'--data={config.data} --split={source.split}: no records'
-    )
   out, rank_split = out_folder(config), ablate_sets.splits(config)[0]
   about = (
     f'{config.model}: {shape[0]} layers x {shape[1]} heads'
