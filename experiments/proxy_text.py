@@ -49,7 +49,7 @@ def _row(judged: judge_lib.Judged) -> dict:
     'ranking': judged.name,
     'needs': judged.needs,
     'heads': str(judged.heads),
-    'k': judged.endpoint.k if judged.endpoint else len(judged.heads),
+    'k': judged.retrieval.k if judged.retrieval else len(judged.heads),
   }
   for name, agreed in (('spearman', spearman), ('overlap', overlap)):
     row |= {

@@ -93,6 +93,17 @@ def test_the_top_breaks_look_ups_and_no_control_anything(tmp_path, data):
     assert _accuracy(tmp_path, 'top', 'twin', k) == 1
 
 
+def test_the_flags_offer_what_there_is():
+  """They are written again, as flags are told without importing jax."""
+  choices = {
+    field.name: field.metadata['choices']
+    for field in config_lib.flag_fields(ablate.Config)
+  }
+  assert tuple(choices['mode']) == ablation.MODES
+  assert tuple(choices['phase']) == ablation.PHASES
+  assert tuple(choices['rows']) == ablation.ROWS
+
+
 def test_one_compilation_for_all_sets(given):
   result, compiled = given
   assert len(result.outcomes.groups) == 6

@@ -74,7 +74,8 @@ def test_leaving_early_asks_the_workers_to_end_and_waits_for_them():
   with pipeline.ahead(until_closing, range(100), workers=2) as results:
     next(results)
   assert time.monotonic() - start < LONG / 2
-  assert ended == begun[1:] and len(begun) <= 3
+  # Which of two workers comes first is theirs.
+  assert sorted(ended) == sorted(begun)[1:] and len(begun) <= 3
   assert not workers_alive()
 
 

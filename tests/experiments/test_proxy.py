@@ -67,6 +67,7 @@ def test_files(ran):
   assert list(rows) == [each.name for each in ran.judged]
   assert float(rows['ram']['share_of_ram']) == 1
   assert rows['question_variance']['needs'] == 'nothing'
+  assert {row['k'] for row in rows.values()} == {'4'}
   record = json.loads((ran.out / 'run.json').read_text())
   assert record['state'] == 'done' and record['experiment'] == 'proxy'
   assert any(line.startswith('so: ') for line in record['summary'])

@@ -261,7 +261,7 @@ def test_files_of_other_tools(tmp_path, name):
     ranking.parse_heads(f'@{path}', 2, 2)
 
   found = mutation.count_outcomes(
-    name, make, parse_list if name == 'heads.yaml' else parse, 50_000
+    name, make, parse_list if name == 'heads.yaml' else parse, 100_000
   )
   assert min(found['accepted'], found['UserError']) > 500
 
