@@ -13,8 +13,9 @@ list          items matched one to one by number or anls; their sum over the
 choice        the letter chosen: "B", "(B) a dog", "The answer is b."
 boolean       the first word is yes or no (true, false)
 unanswerable  it says that there is no answer
-iou50         four numbers x0 y0 x1 y1 in shares of the picture (or, if one is
-              beyond 1, in thousandths) overlap an evidence box: IoU >= 0.5
+iou50         four numbers x0 y0 x1 y1 overlap an evidence box, IoU >= 0.5; read
+              as meta['box_answers'] says (corejax.grounding), else as shares
+              of the picture or, if one is beyond 1, as thousandths
 
 With several acceptable answers the best one counts. Where a text holds
 "Answer:", only the line that follows the last one is judged: MMLongBench (2025)
@@ -32,6 +33,7 @@ import unicodedata
 import numpy as np
 import scipy.optimize
 
+from corejax import grounding
 from corejax.data import example as example_lib
 
 Scorer = Callable[[example_lib.Example, str], float]
@@ -201,27 +203,20 @@ def _unanswerable(answer: str, said: str) -> float:
 def _iou50(example: example_lib.Example, said: str) -> float:
   if not example.evidence:
     raise ValueError(f'{example.id}: no evidence box to judge by')
-  numbers = [n[0] for n in _numbers(said)]
-  if len(numbers) != 4 or min(numbers) < 0:
+  size = None
+  if 'media_hw' in example.meta:
+    height, width = example.meta['media_hw'][0]
+    size = width, height
+  box = grounding.read_box(said, example.meta.get('box_answers'), size)
+  if box is None:
     return 0.0
-  scale = 1.0 if max(numbers) <= 1 else 1000.0
-  x0, y0, x1, y1 = (n / scale for n in numbers)
-  best = max(_iou((x0, y0, x1, y1), box) for box in example.evidence)
-  return float(best >= 0.5)
-
-
-def _iou(
-  said: tuple[float, float, float, float], box: example_lib.Box
-) -> float:
-  """Intersection over union, areas in shares of the picture."""
-  x0, y0, x1, y1 = said
-  if not (x0 < x1 and y0 < y1):
-    return 0.0
-  width = min(x1, box.x1) - max(x0, box.x0)
-  height = min(y1, box.y1) - max(y0, box.y0)
-  shared = max(width, 0.0) * max(height, 0.0)
-  area = (x1 - x0) * (y1 - y0) + (box.x1 - box.x0) * (box.y1 - box.y0)
-  return shared / (area - shared)
+  return float(
+    max(
+      grounding.box_iou(box, grounding.corners(true))
+      for true in example.evidence
+    )
+    >= 0.5
+  )
 
 
 def _best(rule: Callable[[str, str], float]) -> Scorer:

@@ -73,6 +73,15 @@ class Shared:
   tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')
   dpi: int = setting(96, 'resolution at which document pages are drawn')
+  split_by: str = setting(
+    'umd', 'refcocog: whose division into splits', ('umd', 'google')
+  )
+  box_answers: str = setting(
+    'share',
+    'refcocog: how a box is written, in shares of the picture, of the picture '
+    'padded to a square, in thousandths, or in pixels',
+    ('share', 'square', 'thousand', 'pixel'),
+  )
   limit: int = setting(400, 'use the first so many records; 0 is all')
   seed: int = setting(0, 'seed of scenes, bootstrap and permutations')
   dtype: str = setting(

@@ -176,6 +176,8 @@ def load_source(
     data_dir=config.data_dir,
     pages=config.pages,
     dpi=config.dpi,
+    split_by=config.split_by,
+    box_answers=config.box_answers,
   )
 
 

@@ -4,7 +4,7 @@
 (pictures, documents) in each, for data sets that have one split alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -30,7 +30,15 @@ _CATALOGUE = {
     'MMDocIR: questions on PDF documents, boxes of the layouts that answer; '
     '--data_dir holds MMDocIR_annotations.jsonl and the PDFs; split test'
   ),
+  'refcocog': (
+    'RefCOCOg: which thing of a photograph is meant, its box; --data_dir holds '
+    'refs(umd).p and instances.json, or refcoco.json, and COCO train2014; '
+    'splits train, val and, by umd, test (--split_by, --box_answers)'
+  ),
 }
+
+# Of those that have more than the split test.
+_SPLITS = {'refcocog': ('train', 'val', 'test')}
 
 
 def catalogue() -> Mapping[str, str]:
@@ -140,7 +148,9 @@ def splits(name: str) -> tuple[str, ...]:
     UserError: there is no such data set.
   """
   _known(name)
-  return scene_lib.SPLITS if name in scenes.CONFIGS else ('test',)
+  if name in scenes.CONFIGS:
+    return scene_lib.SPLITS
+  return _SPLITS.get(name, ('test',))
 
 
 def has_twins(name: str) -> bool:
@@ -171,6 +181,8 @@ def load(
   data_dir: str | None = None,
   pages: int | None = None,
   dpi: int = 96,
+  split_by: str = 'umd',
+  box_answers: str = 'share',
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -185,6 +197,8 @@ def load(
     pages: pages of a document shown at once; None is the data set's default.
       scenes_referring has one picture and takes no notice.
     dpi: resolution at which PDF pages are drawn.
+    split_by: refcocog only: whose division into splits, 'umd' or 'google'.
+    box_answers: refcocog only: how a box is written (corejax.grounding).
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -194,37 +208,72 @@ def load(
   if limit is not None and limit < 1:
     raise errors.UserError(f'--limit={limit}: expected 1 or more')
   source: example_lib.Source
-  if name == 'mmdocir':
-    source = _mmdocir(data_dir, split, seed, tasks, twins, pages, dpi)
-  else:
+  if name in scenes.CONFIGS:
     config = scenes.CONFIGS[name]
     if name == 'scenes_pages' and pages is not None:
       config = scenes.paged(pages)
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )
+  else:
+    if not data_dir:
+      raise errors.UserError(
+        f'--data={name}: needs --data_dir, the folder with its files: '
+        f'{_CATALOGUE[name]}; --data=scenes_referring and --data=scenes_pages '
+        'need no files'
+      )
+    if twins:
+      raise errors.UserError(f'--data={name}: its questions have no twins')
+    source = _OPEN[name](
+      data_dir,
+      _Settings(split, seed, tasks, pages, dpi, split_by, box_answers),
+    )
   if part is not None:
     source = Fold(source, *part)
   return source if limit is None else First(source, limit)
 
 
-def _mmdocir(data_dir, split, seed, tasks, twins, pages, dpi):
-  if not data_dir:
-    raise errors.UserError(
-      '--data=mmdocir: needs --data_dir, the folder with '
-      'MMDocIR_annotations.jsonl and the PDFs; --data=scenes_pages needs no '
-      'files'
-    )
-  if twins:
-    raise errors.UserError('--data=mmdocir: its questions have no twins')
-  # Here, not above: reading PDFs needs an extra that scenes do not.
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+  """What `load` hands on; its own arguments say what they are."""
+
+  split: str
+  seed: int
+  tasks: Sequence[str] | None
+  pages: int | None
+  dpi: int
+  split_by: str
+  box_answers: str
+
+
+# Imported within: each reader may need an extra that others do not.
+def _mmdocir(data_dir: str, settings: _Settings) -> example_lib.Source:
   from corejax.data import mmdocir
 
   return mmdocir.MMDocIR(
     data_dir,
-    split=split,
-    pages=4 if pages is None else pages,
-    dpi=dpi,
-    seed=seed,
-    tasks=tasks,
+    split=settings.split,
+    pages=_PAGES if settings.pages is None else settings.pages,
+    dpi=settings.dpi,
+    seed=settings.seed,
+    tasks=settings.tasks,
   )
+
+
+def _refcocog(data_dir: str, settings: _Settings) -> example_lib.Source:
+  from corejax.data import refcocog
+
+  return refcocog.RefCOCOg(
+    data_dir,
+    split=settings.split,
+    split_by=settings.split_by,
+    box_answers=settings.box_answers,
+    tasks=settings.tasks,
+  )
+
+
+_PAGES = 4  # of a document, shown at once
+_OPEN: Mapping[str, Callable[[str, _Settings], example_lib.Source]] = {
+  'mmdocir': _mmdocir,
+  'refcocog': _refcocog,
+}

@@ -1,6 +1,8 @@
 """Encoded test pictures."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -40,3 +42,21 @@ def white_box(
   pixels = np.zeros((height, width, 3), np.uint8)
   pixels[y0:y1, x0:x1] = 255
   return pixels
+
+
+def png_head(width: int, height: int) -> bytes:
+  """The head of a PNG that claims a size; no pixel follows."""
+  body = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+  return (
+    b'\x89PNG\r\n\x1a\n'
+    + struct.pack('>I', 13)
+    + body
+    + struct.pack('>I', zlib.crc32(body))
+  )
+
+
+def turned(pixels: np.ndarray, orientation: int = 6) -> bytes:
+  """A JPEG whose EXIF asks viewers to turn it."""
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  return jpeg(pixels, exif=exif)
