@@ -16,12 +16,24 @@ unanswerable  it says that there is no answer
 iou50         four numbers x0 y0 x1 y1 overlap an evidence box, IoU >= 0.5; read
               as meta['box_answers'] says (corejax.grounding), else as shares
               of the picture or, if one is beyond 1, as thousandths
+docqa         as MMLongBench (2025) judges its documentQA (corejax.docqa), by
+              meta['answer_format'] and, of a list, meta['answer_items']
+contains      the answer's words stand in what is said, one after another
+frames        the first and the last of the pictures shown, counted from 1, in
+              which it is so: temporal IoU with meta['evidence_frames']
+tiou          the first and the last second: temporal IoU with the span
 
 With several acceptable answers the best one counts. Where a text holds
 "Answer:", only the line that follows the last one is judged: MMLongBench (2025)
-asks models to say it so. `text`, `integer`, `number` and `list` are in the
-manner of its offline rules; MMLongBench-Doc has a judge model read answers
-first, so its published numbers are not comparable with ours.
+asks models to say it so (`docqa` has its own rule for that).
+
+Comparable with published numbers: `docqa` (see there); `iou50` with prec@1 of
+papers on multimodal LLMs, not of those that add a pixel to every side. Not
+comparable: `text`, `integer`, `number`, `list` and `unanswerable`, which are
+merely in the manner of such rules; `contains` and `frames`, by which we judge
+VidSTG's questions, as it publishes tIoU and vIoU (corejax.grounding) of tubes,
+which these models do not draw; `anls` where answers were first cut short by a
+judge model, as MMLongBench-Doc does.
 """
 
 import collections
@@ -33,6 +45,7 @@ import unicodedata
 import numpy as np
 import scipy.optimize
 
+from corejax import docqa
 from corejax import grounding
 from corejax.data import example as example_lib
 
@@ -76,6 +89,8 @@ def score(example: example_lib.Example, text: str) -> float:
   Raises:
     ValueError: the example holds no answer (iou50: no box) to judge by.
   """
+  if example.scorer == 'docqa':  # judges the whole too
+    return _docqa(example, text)
   return SCORERS[example.scorer](example, _said(text))
 
 
@@ -219,6 +234,47 @@ def _iou50(example: example_lib.Example, said: str) -> float:
   )
 
 
+def _docqa(example: example_lib.Example, text: str) -> float:
+  kind = example.meta.get('answer_format')
+  if kind not in docqa.FORMATS:
+    raise ValueError(f'{example.id}: meta has no answer_format to judge by')
+  if not example.answers:
+    raise ValueError(f'{example.id}: no answer to judge by')
+  answer = example.meta.get('answer_items', example.answers[0])
+  return docqa.score(answer, kind, text)
+
+
+def _contains(answer: str, said: str) -> float:
+  wanted, words = _words(answer), _words(said)
+  last = len(words) - len(wanted)
+  return float(
+    bool(wanted)
+    and any(words[n : n + len(wanted)] == wanted for n in range(last + 1))
+  )
+
+
+def _frames(example: example_lib.Example, said: str) -> float:
+  if 'evidence_frames' not in example.meta:
+    raise ValueError(f'{example.id}: meta has no evidence_frames to judge by')
+  first, last = example.meta['evidence_frames']
+  # A single number is a first and a last that are the same.
+  numbers = grounding.read_numbers(said, 2)
+  if numbers is None:
+    numbers = (grounding.read_numbers(said, 1) or [0.0]) * 2
+  if numbers[0] < 1:
+    return 0.0
+  return grounding.t_iou((numbers[0], numbers[1] + 1), (first, last + 1))
+
+
+def _tiou(example: example_lib.Example, said: str) -> float:
+  if example.span is None:
+    raise ValueError(f'{example.id}: no time span to judge by')
+  numbers = grounding.read_numbers(said, 2)
+  if numbers is None:
+    return 0.0
+  return grounding.t_iou((numbers[0], numbers[1]), example.span)
+
+
 def _best(rule: Callable[[str, str], float]) -> Scorer:
   def scorer(example, said):
     if not example.answers:
@@ -240,5 +296,9 @@ SCORERS: Mapping[str, Scorer] = types.MappingProxyType(
     'boolean': _best(_boolean),
     'unanswerable': _best(_unanswerable),
     'iou50': _iou50,
+    'docqa': _docqa,
+    'contains': _best(_contains),
+    'frames': _frames,
+    'tiou': _tiou,
   }
 )

@@ -73,6 +73,11 @@ class Shared:
   tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')
   dpi: int = setting(96, 'resolution at which document pages are drawn')
+  evidence: str = setting(
+    'best',
+    'what is marked as evidence, its boxes alone, or whole pages and frames',
+    ('best', 'boxes', 'whole'),
+  )
   split_by: str = setting(
     'umd', 'refcocog: whose division into splits', ('umd', 'google')
   )

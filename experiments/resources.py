@@ -178,6 +178,7 @@ def load_source(
     dpi=config.dpi,
     split_by=config.split_by,
     box_answers=config.box_answers,
+    evidence=config.evidence,
   )
 
 

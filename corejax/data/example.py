@@ -30,6 +30,10 @@ SCORERS = (
   'boolean',
   'unanswerable',
   'iou50',
+  'docqa',
+  'contains',
+  'frames',
+  'tiou',
 )
 
 

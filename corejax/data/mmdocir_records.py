@@ -45,6 +45,10 @@ class Layout:
   page_size: tuple[float, float]
   corners: tuple[float, float, float, float]
 
+  @property
+  def placed(self) -> tuple[int, tuple[float, float, float, float]]:
+    return self.page, self.corners
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -73,6 +77,10 @@ class Record:
   answer: str = ''
   pages: tuple[int, ...] = ()
   layouts: tuple[Layout, ...] = ()
+
+  @property
+  def cluster(self) -> str:
+    return self.document
 
 
 def task_of(kind: str) -> str:

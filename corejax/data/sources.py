@@ -13,6 +13,7 @@ from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
+from corejax.data import levels
 from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
 
@@ -28,7 +29,17 @@ _CATALOGUE = {
   ),
   'mmdocir': (
     'MMDocIR: questions on PDF documents, boxes of the layouts that answer; '
-    '--data_dir holds MMDocIR_annotations.jsonl and the PDFs; split test'
+    '--data_dir holds MMDocIR_annotations.jsonl and the PDFs or '
+    'MMDocIR_pages.parquet; split test'
+  ),
+  'mmlongbench': (
+    'MMLongBench-Doc: questions on PDF documents, pages that answer, boxes '
+    'where MMDocIR has the question; --data_dir holds samples.json and the '
+    'PDFs, best MMDocIR_annotations.jsonl too; split test'
+  ),
+  'mmlongbench_docqa': (
+    'MMLongBench (2025), documentQA: questions on page pictures, pages that '
+    'answer; --data_dir holds mmlb_data and mmlb_image; splits K8 to K128'
   ),
   'refcocog': (
     'RefCOCOg: which thing of a photograph is meant, its box; --data_dir holds '
@@ -38,7 +49,10 @@ _CATALOGUE = {
 }
 
 # Of those that have more than the split test.
-_SPLITS = {'refcocog': ('train', 'val', 'test')}
+_SPLITS = {
+  'refcocog': ('train', 'val', 'test'),
+  'mmlongbench_docqa': ('K8', 'K16', 'K32', 'K64', 'K128'),
+}
 
 
 def catalogue() -> Mapping[str, str]:
@@ -183,6 +197,7 @@ def load(
   dpi: int = 96,
   split_by: str = 'umd',
   box_answers: str = 'share',
+  evidence: str = 'best',
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -199,6 +214,7 @@ def load(
     dpi: resolution at which PDF pages are drawn.
     split_by: refcocog only: whose division into splits, 'umd' or 'google'.
     box_answers: refcocog only: how a box is written (corejax.grounding).
+    evidence: boxes or whole pages and frames (corejax.data.levels).
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -228,6 +244,12 @@ def load(
       data_dir,
       _Settings(split, seed, tasks, pages, dpi, split_by, box_answers),
     )
+  if evidence not in levels.CHOICES:
+    raise errors.UserError(
+      f'--evidence={evidence[:60]}: not one of {", ".join(levels.CHOICES)}'
+    )
+  if evidence != 'best':
+    source = levels.Level(source, evidence)
   if part is not None:
     source = Fold(source, *part)
   return source if limit is None else First(source, limit)
@@ -260,6 +282,31 @@ def _mmdocir(data_dir: str, settings: _Settings) -> example_lib.Source:
   )
 
 
+def _mmlongbench(data_dir: str, settings: _Settings) -> example_lib.Source:
+  from corejax.data import mmlongbench
+
+  return mmlongbench.MMLongBench(
+    data_dir,
+    split=settings.split,
+    pages=_PAGES if settings.pages is None else settings.pages,
+    dpi=settings.dpi,
+    seed=settings.seed,
+    tasks=settings.tasks,
+  )
+
+
+def _docqa(data_dir: str, settings: _Settings) -> example_lib.Source:
+  from corejax.data import mmlongbench_docqa
+
+  return mmlongbench_docqa.MMLongBenchDocQA(
+    data_dir,
+    split=settings.split,
+    pages=_PAGES if settings.pages is None else settings.pages,
+    seed=settings.seed,
+    tasks=settings.tasks,
+  )
+
+
 def _refcocog(data_dir: str, settings: _Settings) -> example_lib.Source:
   from corejax.data import refcocog
 
@@ -275,5 +322,7 @@ def _refcocog(data_dir: str, settings: _Settings) -> example_lib.Source:
 _PAGES = 4  # of a document, shown at once
 _OPEN: Mapping[str, Callable[[str, _Settings], example_lib.Source]] = {
   'mmdocir': _mmdocir,
+  'mmlongbench': _mmlongbench,
+  'mmlongbench_docqa': _docqa,
   'refcocog': _refcocog,
 }

@@ -15,6 +15,7 @@ from corejax import errors
 from corejax.data import documents
 from corejax.data import mmdocir
 from corejax.data import mmdocir_records
+from corejax.data import pages as pages_lib
 from corejax.data import sources
 from helpers import pdfs
 
@@ -213,19 +214,19 @@ def test_the_fingerprint_follows_the_files(folder, tmp_path, source):
 def test_a_window_holds_its_pages_and_fills_up_in_one_order():
   for size in (1, 2, 5, 9):
     for first in range(7):
-      shown = mmdocir.window([first], 7, size, 0, 'a.pdf')
+      shown = pages_lib.window([first], 7, size, 0, 'a.pdf')
       assert first in shown
       assert list(shown) == sorted(set(shown))
       assert len(shown) == min(size, 7)
   fillers = [
-    tuple(p for p in mmdocir.window([n], 50, 4, 0, 'a.pdf') if p != n)
+    tuple(p for p in pages_lib.window([n], 50, 4, 0, 'a.pdf') if p != n)
     for n in range(50)
   ]
   # Every question gets the same three, but for those that ask about one.
   assert collections.Counter(fillers).most_common(1)[0][1] == 47
-  windows = {mmdocir.window([0], 50, 4, seed, 'a.pdf') for seed in range(9)}
+  windows = {pages_lib.window([0], 50, 4, seed, 'a.pdf') for seed in range(9)}
   assert len(windows) == 9
-  assert mmdocir.window([0], 50, 4, 0, 'b.pdf') not in windows
+  assert pages_lib.window([0], 50, 4, 0, 'b.pdf') not in windows
 
 
 def test_tasks(folder):

@@ -7,7 +7,7 @@ from corejax import scoring
 from corejax.data import example as example_lib
 
 
-def _example(scorer, *answers, evidence=()):
+def _example(scorer, *answers, evidence=(), span=None, **meta):
   return example_lib.Example(
     id='made/test/0',
     source='made',
@@ -19,6 +19,8 @@ def _example(scorer, *answers, evidence=()):
     cluster='0',
     scorer=scorer,
     evidence=evidence,
+    span=span,
+    meta=meta,
   )
 
 
@@ -104,6 +106,13 @@ CASES = [
   ('unanswerable', ['Not answerable'], "This can't be answered", 1),
   ('unanswerable', ['Not answerable'], 'None.', 1),
   ('unanswerable', ['Not answerable'], 'None of the three, so 4', 0),
+  ('contains', ['dog'], 'It is a dog, I think', 1),
+  ('contains', ['dog'], 'It is a hotdog', 0),
+  ('contains', ['baby seat'], 'the baby in a seat', 0),
+  ('contains', ['baby seat'], 'A Baby-Seat.', 1),
+  ('contains', ['cattle', 'cow'], 'the brown cow', 1),
+  ('contains', ['dog'], '', 0),
+  ('contains', ['?'], '?', 0),
 ]
 
 
@@ -144,7 +153,63 @@ def test_the_best_box_counts():
   assert scoring.score(example, '500 0 1000 1000') == 1
 
 
+@pytest.mark.parametrize(
+  'said, convention, expected',
+  [
+    ('[0,0,500,1000]', 'thousand', 1),  # not one number with separators
+    ('[0, 0, 0.5, 1]', 'thousand', 0),
+    ('[0, 0, 100, 100]', 'pixel', 1),  # of 200x100
+    ('[0, 0, 50, 100]', 'pixel', 1),
+    ('[0, 0, 49, 100]', 'pixel', 0),
+    ('[0, 0.25, 0.5, 0.75]', 'square', 1),
+    ('[0, 0, 0.5, 1]', 'square', 1),  # twice the height: IoU is 1/2
+    ('[0, 0, 0.5, 1]', 'pixel', 0),
+  ],
+)
+def test_boxes_per_convention(said, convention, expected):
+  example = _example(
+    'iou50', evidence=(_HALF,), media_hw=[[100, 200]], box_answers=convention
+  )
+  assert scoring.score(example, said) == expected
+
+
+@pytest.mark.parametrize(
+  'said, expected',
+  [
+    ('3 to 5', 1),
+    ('Frames 3-5.', 1),
+    ('4', 1 / 3),
+    ('4 to 8', 2 / 6),  # 4 5 of 3 4 5 6 7 8
+    ('5 to 3', 0),
+    ('0 to 5', 0),  # they count from 1
+    ('1, 2, 3', 0),
+    ('never', 0),
+  ],
+)
+def test_frames_by_hand(said, expected):
+  example = _example('frames', evidence_frames=[3, 5])
+  assert scoring.score(example, said) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  'said, expected',
+  [
+    ('from 2.5 s to 4.5 s', 1),
+    ('2.5 - 3.5', 0.5),
+    ('3.5-5.5', 1 / 3),
+    ('3.5', 0),
+    ('4.5 to 2.5', 0),
+  ],
+)
+def test_seconds_by_hand(said, expected):
+  example = _example('tiou', span=(2.5, 4.5))
+  assert scoring.score(example, said) == pytest.approx(expected)
+
+
 def test_nothing_to_judge_by():
+  for scorer in ('frames', 'tiou', 'docqa'):
+    with pytest.raises(ValueError, match='made/test/0: .* to judge by'):
+      scoring.score(_example(scorer, 'red'), '0 0 1 1')
   with pytest.raises(ValueError, match='made/test/0: no answer'):
     scoring.score(_example('exact'), 'red')
   with pytest.raises(ValueError, match='made/test/0: no evidence box'):
@@ -154,7 +219,9 @@ def test_nothing_to_judge_by():
 def test_names():
   """A source that names another rule is told when it makes an example."""
   assert tuple(scoring.SCORERS) == example_lib.SCORERS
-  assert {case[0] for case in CASES} | {'iou50'} == set(scoring.SCORERS)
+  assert {case[0] for case in CASES} | {
+    *('iou50', 'docqa', 'frames', 'tiou')
+  } == set(scoring.SCORERS)
   for name in scoring.SCORERS:
     assert name in (scoring.__doc__ or '')
   with pytest.raises(errors.UserError, match="'bleu' is unknown.* exact, text"):

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from corejax import errors
+from corejax.data import mmlongbench_records
 from corejax.data import pictures as pictures_lib
 from corejax.data import plain_pickle
 from corejax.data import refcocog_records
@@ -93,6 +94,53 @@ def test_refcocog():
 
   found = mutation.count_outcomes(
     'refs(umd).p', pair, parse_pair, 100_000, allowed=malformed
+  )
+  assert min(found['1 good'], found['bad record']) > 1000
+
+
+def test_mmlongbench():
+  rows = json.loads(_FIXTURES.joinpath('mmlongbench/samples.json').read_text())
+
+  def make(rng):
+    if rng.random() < 0.2:
+      data = json.dumps([rng.choice(rows)]).encode()
+      return mutation.mutate_bytes(rng, data)
+    return mutation.dumps(rng, mutation.mutate_json(rng, [rng.choice(rows)]))
+
+  def parse(data):
+    records = mmlongbench_records.parse_doc(data)
+    for record in records:
+      if not record.fault:
+        assert record.question and record.answer and record.task
+        assert all(page >= 0 for page in record.pages)
+    return _check(records)
+
+  found = mutation.count_outcomes(
+    'samples.json',
+    make,
+    parse,
+    100_000,
+    allowed=(mmlongbench_records.Malformed,),
+  )
+  assert min(found['1 good'], found['bad record']) > 1000
+  folder = _FIXTURES / 'mmlongbench_docqa'
+  lines = folder.joinpath('mmlongdoc_K8.jsonl').read_bytes().splitlines()[:-1]
+
+  def make_line(rng):
+    line = rng.choice(lines)
+    if rng.random() < 0.2:
+      return mutation.mutate_bytes(rng, line)
+    return mutation.dumps(rng, mutation.mutate_json(rng, json.loads(line)))
+
+  def parse_line(data):
+    records = mmlongbench_records.parse_docqa(data, 'mmlongdoc')
+    for record in records:
+      if not record.fault:
+        assert all(0 <= n < len(record.pictures) for n in record.pages)
+    return _check(records)
+
+  found = mutation.count_outcomes(
+    'documentQA', make_line, parse_line, 100_000, allowed=()
   )
   assert min(found['1 good'], found['bad record']) > 1000
 
