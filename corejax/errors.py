@@ -41,6 +41,7 @@ class Reason(enum.StrEnum):
   EVIDENCE_CROPPED = 'evidence cropped away'
   EVIDENCE_AFTER_QUERY = 'evidence after the query'
   EVIDENCE_TOO_LONG = 'evidence needs more pages than the window holds'
+  EVIDENCE_MISSED = 'no frame shows the evidence'
   BAD_BOX = 'bad box'
   BAD_MEDIA = 'undecodable picture'
   MEDIA_TOO_LARGE = 'picture too large'

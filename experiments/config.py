@@ -73,6 +73,12 @@ class Shared:
   tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')
   dpi: int = setting(96, 'resolution at which document pages are drawn')
+  frames: int = setting(8, 'vidstg: frames of a video shown at once')
+  missed: str = setting(
+    'move',
+    'vidstg: where no frame shows the evidence, move one there or reject',
+    ('move', 'reject'),
+  )
   evidence: str = setting(
     'best',
     'what is marked as evidence, its boxes alone, or whole pages and frames',
@@ -119,7 +125,7 @@ class Shared:
         raise errors.UserError(
           f'--{name}={getattr(self, name)}: negative; give 0 or more'
         )
-    for name in ('pages', 'dpi'):
+    for name in ('pages', 'dpi', 'frames'):
       if getattr(self, name) < 1:
         raise errors.UserError(
           f'--{name}={getattr(self, name)}: give 1 or more'

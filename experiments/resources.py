@@ -179,6 +179,8 @@ def load_source(
     split_by=config.split_by,
     box_answers=config.box_answers,
     evidence=config.evidence,
+    frames=config.frames,
+    missed=config.missed,
   )
 
 

@@ -28,13 +28,15 @@ _Read = TypeVar('_Read')
 
 
 def describe(source: example_lib.Source, limit: int) -> str:
-  """How many records there are, and whether --limit cuts them."""
+  """How many records there are, whether --limit cuts them, and remarks."""
+  said = f'{len(source)} records'
   if isinstance(source, sources.First) and len(source) < len(source.source):
-    return (
+    said = (
       f'the first {len(source)} of {len(source.source)} records '
       f'(--limit={limit})'
     )
-  return f'{len(source)} records'
+  remarks = sources.remarks(source)
+  return f'{said} ({"; ".join(remarks)})' if remarks else said
 
 
 def rejection(

@@ -51,10 +51,6 @@ class Level:
   def fingerprint(self) -> str:
     return recorded.digest(self.source.fingerprint, self.evidence)
 
-  @property
-  def remarks(self) -> tuple[str, ...]:
-    return getattr(self.source, 'remarks', ())
-
   def cluster(self, index: int) -> str:
     return self.source.cluster(index)
 

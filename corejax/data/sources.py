@@ -46,11 +46,17 @@ _CATALOGUE = {
     'refs(umd).p and instances.json, or refcoco.json, and COCO train2014; '
     'splits train, val and, by umd, test (--split_by, --box_answers)'
   ),
+  'vidstg': (
+    'VidSTG: what does something in a video (task what), and when (when), its '
+    'boxes; --data_dir holds test_annotations.json, boxes and videos of VidOR, '
+    'or frames; splits train, val, test (--frames, --missed)'
+  ),
 }
 
 # Of those that have more than the split test.
 _SPLITS = {
   'refcocog': ('train', 'val', 'test'),
+  'vidstg': ('train', 'val', 'test'),
   'mmlongbench_docqa': ('K8', 'K16', 'K32', 'K64', 'K128'),
 }
 
@@ -58,6 +64,13 @@ _SPLITS = {
 def catalogue() -> Mapping[str, str]:
   """Every name that `load` knows, with one line about it."""
   return dict(_CATALOGUE)
+
+
+def remarks(source: Any) -> tuple[str, ...]:
+  """What a user should know of all of a source's records; mostly nothing."""
+  while not hasattr(source, 'remarks') and hasattr(source, 'source'):
+    source = source.source
+  return getattr(source, 'remarks', ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +211,8 @@ def load(
   split_by: str = 'umd',
   box_answers: str = 'share',
   evidence: str = 'best',
+  frames: int = 8,
+  missed: str = 'move',
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -215,6 +230,9 @@ def load(
     split_by: refcocog only: whose division into splits, 'umd' or 'google'.
     box_answers: refcocog only: how a box is written (corejax.grounding).
     evidence: boxes or whole pages and frames (corejax.data.levels).
+    frames: vidstg only: frames of a video shown at once.
+    missed: vidstg only: 'move' a frame to the evidence where none shows it, or
+      'reject' the record.
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -242,7 +260,9 @@ def load(
       raise errors.UserError(f'--data={name}: its questions have no twins')
     source = _OPEN[name](
       data_dir,
-      _Settings(split, seed, tasks, pages, dpi, split_by, box_answers),
+      _Settings(
+        split, seed, tasks, pages, dpi, split_by, box_answers, frames, missed
+      ),
     )
   if evidence not in levels.CHOICES:
     raise errors.UserError(
@@ -266,6 +286,8 @@ class _Settings:
   dpi: int
   split_by: str
   box_answers: str
+  frames: int
+  missed: str
 
 
 # Imported within: each reader may need an extra that others do not.
@@ -319,10 +341,23 @@ def _refcocog(data_dir: str, settings: _Settings) -> example_lib.Source:
   )
 
 
+def _vidstg(data_dir: str, settings: _Settings) -> example_lib.Source:
+  from corejax.data import vidstg
+
+  return vidstg.VidSTG(
+    data_dir,
+    split=settings.split,
+    frames=settings.frames,
+    missed=settings.missed,
+    tasks=settings.tasks,
+  )
+
+
 _PAGES = 4  # of a document, shown at once
 _OPEN: Mapping[str, Callable[[str, _Settings], example_lib.Source]] = {
   'mmdocir': _mmdocir,
   'mmlongbench': _mmlongbench,
   'mmlongbench_docqa': _docqa,
   'refcocog': _refcocog,
+  'vidstg': _vidstg,
 }

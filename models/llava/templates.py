@@ -9,7 +9,8 @@ The set for a checkpoint is, in this order:
    mistral, qwen2 -> chatml.
 
 The wording is that of HF's LLaVA page: no system text, pictures first. With
-several pictures (`pages`) each is named, so that a question can refer to it.
+several pictures (`pages`, `frames` of a video) each is named, so that a
+question can refer to it.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from corejax.models import checkpoint
 
 FILE = 'corejax.json'
 
-KINDS = ('image', 'pages')
+KINDS = ('image', 'pages', 'frames')
 
 
 def _pair(
@@ -32,6 +33,9 @@ def _pair(
     'image': prompt.PromptTemplate(f'{name}/image', body, answer=answer),
     'pages': prompt.PromptTemplate(
       f'{name}/pages', body, media='Page {n}: {image}\n', answer=answer
+    ),
+    'frames': prompt.PromptTemplate(
+      f'{name}/frames', body, media='Frame {n}: {image}\n', answer=answer
     ),
   }
 
@@ -57,6 +61,10 @@ SETS: dict[str, dict[str, prompt.PromptTemplate]] = {
     ),
     'pages': prompt.PromptTemplate(
       'plain/pages', '{media}{question}', media='page {n} {image} '
+    ),
+    # Their word lists have no word for a frame.
+    'frames': prompt.PromptTemplate(
+      'plain/frames', '{media}{question}', media='page {n} {image} '
     ),
   },
 }

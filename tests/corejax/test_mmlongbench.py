@@ -152,6 +152,8 @@ def test_levels(folder):
   assert box.media == best[0].evidence[0].media
   assert box.media not in {b.media for b in whole[0].distractors}
   assert len({s.fingerprint for s in (best, boxes, whole)}) == 3
+  for source in (best, boxes, whole):
+    assert sources.remarks(source)[0].startswith('2 of 20 questions have boxes')
   with pytest.raises(errors.UserError, match='--evidence=most'):
     load('most')
 

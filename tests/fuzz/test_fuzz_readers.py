@@ -13,6 +13,7 @@ from corejax.data import mmlongbench_records
 from corejax.data import pictures as pictures_lib
 from corejax.data import plain_pickle
 from corejax.data import refcocog_records
+from corejax.data import vidstg_records
 from helpers import mutation
 from helpers import pictures
 
@@ -143,6 +144,86 @@ def test_mmlongbench():
     'documentQA', make_line, parse_line, 100_000, allowed=()
   )
   assert min(found['1 good'], found['bad record']) > 1000
+
+
+def test_vidstg():
+  folder = _FIXTURES / 'vidstg'
+  rows = json.loads(folder.joinpath('test_annotations.json').read_text())
+  boxes = folder / 'annotation/validation/0001/moving.json'
+  tracks = json.loads(boxes.read_text())
+  tracks['trajectories'] = tracks['trajectories'][28:40]
+
+  def make(rng):
+    if rng.random() < 0.2:
+      data = json.dumps([rng.choice(rows)]).encode()
+      return mutation.mutate_bytes(rng, data)
+    return mutation.dumps(rng, mutation.mutate_json(rng, [rng.choice(rows)]))
+
+  def parse(data):
+    records = vidstg_records.parse(data)
+    for record in records:
+      if not record.fault:
+        shown = vidstg_records.sample(record.segment, 8)
+        assert 1 <= len(shown) <= 8 and shown[-1] < record.frame_count
+        assert vidstg_records.answers(record.category)
+    return _check(records)
+
+  found = mutation.count_outcomes(
+    'annotations.json',
+    make,
+    parse,
+    100_000,
+    allowed=(vidstg_records.Malformed,),
+  )
+  assert min(found['1 good'], found['bad record']) > 1000
+
+  def make_tracks(rng):
+    changed = mutation.mutate_json(rng, tracks)
+    data = json.dumps(changed).encode('utf-8', 'surrogatepass')
+    return mutation.mutate_bytes(rng, data) if rng.random() < 0.3 else data
+
+  def parse_tracks(data):
+    made = vidstg_records.Tracks(data)
+    for frame in made.frames_of(0, (0, 12)):
+      for tid, thing in made.boxes(frame):
+        if tid == 0:
+          x0, y0, x1, y1 = made.corners(thing, frame)
+          assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+
+  found = mutation.count_outcomes(
+    'boxes of VidOR',
+    make_tracks,
+    parse_tracks,
+    100_000,
+    allowed=(errors.Rejected,),
+  )
+  assert min(found['accepted'], found['bad record'], found['bad box']) > 1000
+
+
+def test_videos(tmp_path):
+  pytest.importorskip('av', reason="PyAV is not installed (extra 'video')")
+  from corejax.data import frames
+  from helpers import videos
+
+  shades = [np.full((32, 32, 3), 20 * n, np.uint8) for n in range(8)]
+  goods = [
+    videos.write(tmp_path / name, shades).read_bytes()
+    for name in ('a.mp4', 'a.mkv', 'a.avi')
+  ]
+  path = tmp_path / 'mutated'
+  pieces = [b'moov', b'trak', b'stsz', b'mdat', b'idx1', b'\x1a\x45\xdf\xa3']
+
+  def make(rng):
+    return mutation.mutate_bytes(rng, rng.choice(goods), pieces)
+
+  def parse(data):
+    path.write_bytes(data)
+    assert set(frames.decode(path, [0, 5])) == {0, 5}
+
+  found = mutation.count_outcomes(
+    'videos', make, parse, 20_000, allowed=(errors.Rejected,)
+  )
+  assert min(found['accepted'], found['undecodable picture']) > 1000
 
 
 def test_picture_heads():
