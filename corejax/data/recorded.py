@@ -92,6 +92,10 @@ class Recorded(Generic[_R]):
     """The cluster of the example at this index; opens no media."""
     return self._records[index].cluster
 
+  def task(self, index: int) -> str | None:
+    """The task of the record at this index; None if it cannot be told."""
+    return self._records[index].task
+
   def __getitem__(self, index: int) -> example_lib.Example:
     """The example.
 

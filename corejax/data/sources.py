@@ -14,6 +14,7 @@ from typing import Any
 from corejax import errors
 from corejax.data import example as example_lib
 from corejax.data import levels
+from corejax.data import prepared
 from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
 
@@ -258,12 +259,13 @@ def load(
       )
     if twins:
       raise errors.UserError(f'--data={name}: its questions have no twins')
-    source = _OPEN[name](
-      data_dir,
-      _Settings(
-        split, seed, tasks, pages, dpi, split_by, box_answers, frames, missed
-      ),
+    wanted = _Settings(
+      split, seed, tasks, pages, dpi, split_by, box_answers, frames, missed
     )
+    if prepared.is_prepared(data_dir):
+      source = prepared.Prepared(data_dir, name, _deciding(name, wanted), tasks)
+    else:
+      source = _OPEN[name](data_dir, wanted)
   if evidence not in levels.CHOICES:
     raise errors.UserError(
       f'--evidence={evidence[:60]}: not one of {", ".join(levels.CHOICES)}'
@@ -288,6 +290,54 @@ class _Settings:
   box_answers: str
   frames: int
   missed: str
+
+
+# What of it decides an example, beside the files.
+_DECIDING: Mapping[str, Sequence[str]] = {
+  'mmdocir': ('split', 'pages', 'dpi', 'seed'),
+  'mmlongbench': ('split', 'pages', 'dpi', 'seed'),
+  'mmlongbench_docqa': ('split', 'pages', 'seed'),
+  'refcocog': ('split', 'split_by', 'box_answers'),
+  'vidstg': ('split', 'frames', 'missed'),
+}
+
+
+def _deciding(name: str, wanted: _Settings) -> dict[str, Any]:
+  values = {key: getattr(wanted, key) for key in _DECIDING[name]}
+  if values.get('pages', 0) is None:
+    values['pages'] = _PAGES
+  return values
+
+
+def settings(name: str, **options: Any) -> dict[str, Any]:
+  """Those of `load`'s settings that decide what an example of a set is.
+
+  Args:
+    name: key of `catalogue()`.
+    **options: of `load`, at least those.
+
+  Raises:
+    UserError: there is no such data set, or it is drawn and has no files.
+  """
+  _known(name)
+  if name in scenes.CONFIGS:
+    raise errors.UserError(
+      f'--data={name}: is drawn, not read from files; it needs no preparing'
+    )
+  split, part = _parse_split(options['split'])
+  if part is not None:
+    raise errors.UserError(
+      f'--split={options["split"]}: prepare the whole split {split}; runs take '
+      'parts of it'
+    )
+  return {key: options[key] for key in _DECIDING[name]}
+
+
+def told(source: Any, index: int) -> tuple[str | None, str]:
+  """(task, cluster) of a record, of a source of files or its first records."""
+  while isinstance(source, First):
+    source = source.source
+  return source.task(index), source.cluster(index)
 
 
 # Imported within: each reader may need an extra that others do not.

@@ -1,0 +1,146 @@
+"""Examples as a TensorFlow Datasets data set, without TensorFlow.
+
+One builder, `core_evidence`, a config a data set and its settings. The schema
+is flat: nested sequences need TensorFlow to be written. Pictures are encoded
+bytes in a sequence of texts, so that they are decoded by whoever looks at them;
+boxes are x0, y0, x1, y1 in shares of the picture. `exact` has boxes and span
+once more as JSON: numbers are stored in float32, and an example must come back
+as it was.
+
+    tfds.builder_from_directory(PATH).as_data_source('test')[0]['question']
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import dataclasses
+import importlib
+import os
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from corejax import errors
+from corejax.data import prepared
+
+
+def _tfds():
+  try:
+    return importlib.import_module('tensorflow_datasets')
+  except ImportError as e:
+    raise errors.UserError(
+      'prepared data needs tensorflow_datasets, which is not installed '
+      f"({e.name}): pip install 'corejax[data]'"
+    ) from e
+
+
+def _features(tfds) -> Any:
+  def boxes(name):
+    return {
+      f'{name}_media': tfds.features.Tensor(shape=(None,), dtype=np.int32),
+      f'{name}_box': tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+    }
+
+  return tfds.features.FeaturesDict(
+    {name: tfds.features.Text() for name in (*prepared.TEXTS, 'meta', 'exact')}
+    | {
+      'media': tfds.features.Sequence(tfds.features.Text()),
+      'answers': tfds.features.Sequence(tfds.features.Text()),
+      'span': tfds.features.Tensor(shape=(2,), dtype=np.float32),
+    }
+    | boxes('evidence')
+    | boxes('distractors')
+  )
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+  """A row with its lists of numbers as arrays, empty ones too."""
+  arrays = {'span': np.array(row['span'], np.float32)}
+  for name in ('evidence', 'distractors'):
+    media, box = row[f'{name}_media'], row[f'{name}_box']
+    arrays[f'{name}_media'] = np.array(media, np.int32).reshape(-1)
+    arrays[f'{name}_box'] = np.array(box, np.float32).reshape(-1, 4)
+  return {**row, **arrays}
+
+
+def write(
+  folder: str | os.PathLike[str],
+  config: str,
+  split: str,
+  rows: Callable[[], Iterable[Mapping[str, Any]]],
+) -> pathlib.Path:
+  """Writes a data set; one that is there already, and whole, is kept.
+
+  Args:
+    folder: core_evidence/<config>/<version> is made in it.
+    config: prepared.config_name.
+    split: its only split.
+    rows: gives what prepared.to_row made, in order, at least one.
+
+  Returns:
+    The data set's own folder.
+
+  Raises:
+    UserError: tensorflow_datasets is not installed.
+  """
+  tfds = _tfds()
+
+  class CoreEvidence(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Questions about pictures, with the boxes in which the answers lie."""
+
+    VERSION = tfds.core.Version('1.0.0')
+    name = 'core_evidence'
+    pkg_dir_path = None
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self, features=_features(tfds), disable_shuffling=True
+      )
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {split: self._generate_examples()}
+
+    def _generate_examples(self):
+      for number, row in enumerate(rows()):
+        yield number, _row(row)
+
+  @dataclasses.dataclass(eq=False)
+  class Config(tfds.core.BuilderConfig):
+    """Its name says all."""
+
+  builder = CoreEvidence(
+    config=Config(name=config),
+    data_dir=os.fspath(folder),
+    file_format='array_record',
+  )
+  # It talks to stdout, which is for results.
+  with (
+    contextlib.redirect_stdout(sys.stderr),
+    tempfile.TemporaryDirectory() as nothing,
+  ):
+    tfds.disable_progress_bar()
+    builder.download_and_prepare(download_dir=nothing)
+  return pathlib.Path(builder.data_path)
+
+
+def open_rows(
+  path: str | os.PathLike[str], split: str
+) -> Sequence[Mapping[str, Any]]:
+  """The examples of a data set, by number.
+
+  Raises:
+    UserError: there is none, it is damaged, or tensorflow_datasets is not
+      installed.
+  """
+  tfds = _tfds()
+  try:
+    builder = tfds.builder_from_directory(os.fspath(path))
+    return builder.as_data_source(split)
+  except (OSError, ValueError, LookupError, AssertionError) as e:
+    raise errors.UserError(
+      f'{path}: no data set to be read ({" ".join(str(e).split())[:200]}); '
+      'make it again (python -m experiments.prepare)'
+    ) from e
