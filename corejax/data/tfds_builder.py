@@ -57,7 +57,7 @@ def _features(tfds) -> Any:
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
   """A row with its lists of numbers as arrays, empty ones too."""
-  arrays = {'span': np.array(row['span'], np.float32)}
+  arrays: dict[str, Any] = {'span': np.array(row['span'], np.float32)}
   for name in ('evidence', 'distractors'):
     media, box = row[f'{name}_media'], row[f'{name}_box']
     arrays[f'{name}_media'] = np.array(media, np.int32).reshape(-1)
@@ -85,27 +85,28 @@ def write(
   Raises:
     UserError: tensorflow_datasets is not installed.
   """
-  tfds = _tfds()
+  tfds: Any = _tfds()
+  with tfds.core.registered.skip_registration():
 
-  class CoreEvidence(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Questions about pictures, with the boxes in which the answers lie."""
+    class CoreEvidence(tfds.core.GeneratorBasedBuilder):
+      """Questions about pictures, with the boxes in which the answers lie."""
 
-    VERSION = tfds.core.Version('1.0.0')
-    name = 'core_evidence'
-    pkg_dir_path = None
+      VERSION = tfds.core.Version('1.0.0')
+      name = 'core_evidence'
+      pkg_dir_path = None
 
-    def _info(self):
-      return tfds.core.DatasetInfo(
-        builder=self, features=_features(tfds), disable_shuffling=True
-      )
+      def _info(self):
+        return tfds.core.DatasetInfo(
+          builder=self, features=_features(tfds), disable_shuffling=True
+        )
 
-    def _split_generators(self, dl_manager):
-      del dl_manager
-      return {split: self._generate_examples()}
+      def _split_generators(self, dl_manager):
+        del dl_manager
+        return {split: self._generate_examples()}
 
-    def _generate_examples(self):
-      for number, row in enumerate(rows()):
-        yield number, _row(row)
+      def _generate_examples(self):
+        for number, row in enumerate(rows()):
+          yield number, _row(row)
 
   @dataclasses.dataclass(eq=False)
   class Config(tfds.core.BuilderConfig):

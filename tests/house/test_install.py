@@ -46,6 +46,7 @@ assert names == {
   'corejax-proxy': 'corejax.experiments.proxy:cli',
   'corejax-prepare': 'corejax.experiments.prepare:cli',
   'corejax-reproduce': 'corejax.experiments.reproduce:cli',
+  'corejax-retrieve': 'corejax.experiments.retrieve:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """
