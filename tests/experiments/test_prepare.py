@@ -21,9 +21,13 @@ _FIXTURE = pathlib.Path(__file__).parents[1] / 'fixtures/vidstg'
 
 @pytest.fixture(scope='module')
 def raw(tmp_path_factory):
-  """27 records in two parts; 11 of them on frames that are there."""
+  """27 records in two parts; six of them good ones, the last."""
   root = tmp_path_factory.mktemp('raw') / 'root'
   shutil.copytree(_FIXTURE, root)
+  # Bad records first, so that a good one's number is not its place.
+  file = root / 'test_annotations.json'
+  rows = json.loads(file.read_text())
+  file.write_text(json.dumps(rows[3:] + rows[:3]))
   (root / 'frames/moving').mkdir(parents=True)
   for number in range(40):
     data = pictures.png(np.full((48, 64, 3), number, np.uint8))
@@ -124,12 +128,12 @@ def test_it_goes_on_where_it_stopped(raw, ready, tmp_path, monkeypatch):
   prepare.run(config)  # done already
   assert len(rest) == 1
   with pytest.raises(errors.UserError, match='holds another run: .*limit|reco'):
-    prepare.run(_config(raw, tmp_path / 'out', limit=3))
+    prepare.run(_config(raw, tmp_path / 'out', limit=24))
   assert (
-    prepare.run(_config(raw, tmp_path / 'out', limit=3, resume=False)).records
-    == 3
+    prepare.run(_config(raw, tmp_path / 'out', limit=24, resume=False)).records
+    == 24
   )
-  assert len(_load(tmp_path / 'out')) == 3
+  assert len(_load(tmp_path / 'out')) == 24
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_prepared_again_or_of_nothing(raw, ready, tmp_path, capsys):
   root = tmp_path / 'raw'
   shutil.copytree(raw, root)
   rows = json.loads((root / 'test_annotations.json').read_text())
-  (root / 'test_annotations.json').write_text(json.dumps(rows[15:17]))
+  (root / 'test_annotations.json').write_text(json.dumps(rows[12:14]))
   (root / 'frames/unboxed').mkdir()
   assert prepare.cli([*line, f'--data_dir={root}']) == cli.EX_USER
   err = capsys.readouterr().err
