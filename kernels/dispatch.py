@@ -21,6 +21,7 @@ from corejax import probe as probe_lib
 from corejax.kernels import limits
 from corejax.kernels import reference
 from corejax.kernels import sharding
+from corejax.kernels import tpu_pallas
 from corejax.kernels import xla
 
 sharded = sharding.sharded
@@ -46,6 +47,9 @@ class Implementation:
 
 # In order of preference; the last two serve every call.
 IMPLEMENTATIONS = {
+  'tpu_pallas': Implementation(
+    tpu_pallas.head_sparse_attention, tpu_pallas.unsupported
+  ),
   'xla': Implementation(xla.head_sparse_attention),
   'reference': Implementation(reference.head_sparse_attention),
 }

@@ -30,6 +30,7 @@ from corejax.kernels import tiles
 from corejax.kernels import worklist
 
 _LANES = 128
+_MOST_HEAD_DIM = 256
 # As in blockwise: so far apart that exp(_UNSEEN - _LOWEST) is 0.
 _UNSEEN = float(jnp.finfo(jnp.float32).min)
 _LOWEST = -1e30
@@ -96,9 +97,6 @@ def unsupported(
   return layout.too_long()
 
 
-_MOST_HEAD_DIM = 256
-
-
 @rows_lib.by_rows
 def head_sparse_attention(
   q_BTNH: jax.Array,
@@ -134,20 +132,24 @@ def head_sparse_attention(
   Raises:
     UserError: shapes or dtypes that do not belong together.
     NotImplementedError: what `unsupported` says.
+    ValueError: block sizes that a TPU does not take.
   """
   limits_lib.check(q_BTNH, k_BSKH, v_BSKH, mask, control)
   reason = unsupported(q_BTNH, k_BSKH, v_BSKH, mask, control, platform='tpu')
   if reason is not None:
     raise NotImplementedError(f'tpu_pallas: {reason}')
+  blocks = block_sizes or BlockSizes()
+  if not interpret and (blocks.q % _LANES or blocks.k % _LANES):
+    raise ValueError(
+      f'{blocks}: on a TPU q and k must be multiples of {_LANES}'
+    )
   batch, _, n_heads, head_dim = q_BTNH.shape
   limits = limits_lib.make(mask, control, batch, n_heads, k_BSKH.shape[1])
   scale_BN = jnp.full((batch, n_heads), 1 / math.sqrt(head_dim), jnp.float32)
   if control is not None:
     scale_BN = scale_BN * control.score_scale_BN
   attention = differentiable.attention(
-    functools.partial(
-      _forward, mask.causal, block_sizes or BlockSizes(), interpret
-    ),
+    functools.partial(_forward, mask.causal, blocks, interpret),
     differentiable.blockwise_backward(mask.causal),
   )
   with jax.named_scope('head_sparse_attention'):
@@ -163,7 +165,9 @@ def _layout(q_shape, n_keys: int, causal: bool, blocks: BlockSizes):
   )
 
 
-def _forward(causal, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, scale_BN, limits):
+def _forward(
+  causal, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, scale_BN, limits
+):
   """(out_BTNH, lse_BNT): chunk after chunk of the work list."""
   batch, n_rows, n_heads, head_dim = q_BTNH.shape
   layout = _layout(q_BTNH.shape, k_BSKH.shape[1], causal, blocks)
@@ -207,7 +211,9 @@ def _forward(causal, blocks, interpret, q_BTNH, k_BSKH, v_BSKH, scale_BN, limits
   return out_BNTH[:, :, :n_rows].swapaxes(1, 2), lse_BNT[..., :n_rows]
 
 
-def _call(layout, group, interpret, first_row, listed, limits, scale_BN, q, k, v):
+def _call(
+  layout, group, interpret, first_row, listed, limits, scale_BN, q, k, v
+):
   """One chunk: out [R, block_q, H] and lse [R, 1, block_q]."""
   head_dim = q.shape[2]
   row_R = first_row + jnp.arange(layout.held, dtype=jnp.int32)

@@ -98,8 +98,9 @@ class Layout:
   def place(self, row):
     """(sequence, head, block) of a row; a row past the end is the last."""
     row = jnp.minimum(row, self.total - 1)
-    lane, index = jax.lax.div(row, self.n_blocks), jax.lax.rem(
-      row, self.n_blocks
+    lane, index = (
+      jax.lax.div(row, self.n_blocks),
+      jax.lax.rem(row, self.n_blocks),
     )
     return (
       jax.lax.div(lane, self.n_heads),
@@ -176,9 +177,7 @@ def build(layout: Layout, limits: limits_lib.Limits, first_row) -> Chunk:
   # An empty run begins where the next does, and their changes add up; what
   # begins past the end is dropped.
   change_W = jnp.zeros(layout.longest, jnp.int32)
-  change_W = change_W.at[at].add(
-    change, mode='drop', indices_are_sorted=True
-  )
+  change_W = change_W.at[at].add(change, mode='drop', indices_are_sorted=True)
   word_W = jnp.arange(layout.longest, dtype=jnp.int32) + jnp.cumsum(change_W)
   size_R = size_RX.sum(1)
   stop_R = stop_at.reshape(size_RX.shape)[:, -1]
