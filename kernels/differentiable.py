@@ -1,4 +1,4 @@
-"""A forward and a backward pass as one function: custom gradient, vmap, padding.
+"""A forward and a backward pass as one function: gradient, vmap, padding.
 
 What every block kernel needs around its two passes, which know float32 sums,
 a padded problem and a batch only.
