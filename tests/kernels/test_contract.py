@@ -15,6 +15,7 @@ from corejax.kernels import reference
 from corejax.kernels import tpu_pallas
 from corejax.kernels import xla
 from helpers import attention_cases as cases
+from helpers import triton_interpreter
 
 # Float32 sums of some fifty terms of order one.
 _TOL = dict(rtol=2e-6, atol=3e-6)
@@ -43,9 +44,11 @@ class Contract:
   """The tests; `run` is (q, k, v, mask, control, *, return_lse).
 
   Attributes:
+    draws: problems of each spec.
     refused: what of cases.SPECS the backend does not serve -> its reason.
   """
 
+  draws = 4
   refused: dict[str, str] = {}
 
   @classmethod
@@ -70,7 +73,7 @@ class Contract:
   def test_equals_the_oracle(self, jitted, name):
     if self.refuses(name):
       return
-    for seed in range(4):
+    for seed in range(self.draws):
       problem, true_out, true_lse = cases.solved(name, seed)
       out, lse = jitted(*problem.args)
       assert out.dtype == lse.dtype == jnp.float32
@@ -285,3 +288,14 @@ class TestTpuPallas(Contract):
       block_sizes=tpu_pallas.BlockSizes(16, 12, 100),
       interpret=True,
     )
+
+
+class TestTriton(Contract):
+  """In Triton's interpreter, which is slow."""
+
+  draws = 2
+  refused = TestTpuPallas.refused
+
+  @classmethod
+  def run(cls, *args, **kwargs):
+    return triton_interpreter.attention(*args, **kwargs, blocks=(32, 16, 2))
