@@ -16,6 +16,7 @@ left out of the walk of each. All is integer arithmetic on scalars of one
 import dataclasses
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from corejax.kernels import limits as limits_lib
@@ -187,8 +188,8 @@ def seen(
 ) -> jax.Array:
   """bool [block_q, block_k]: which keys of the tile each row may read."""
   b, n = rows.b, rows.n
-  i = rows.first + jnp.arange(block_q, dtype=jnp.int32)[:, None]
-  j = tile * block_k + jnp.arange(block_k, dtype=jnp.int32)[None]
+  i = rows.first + lax.broadcasted_iota(jnp.int32, (block_q, 1), 0)
+  j = tile * block_k + lax.broadcasted_iota(jnp.int32, (1, block_k), 1)
   back = i - j
   start = limits.start_B[b]
   allowed = (j >= start) & (j < limits.end_B[b])
