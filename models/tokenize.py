@@ -9,6 +9,7 @@ Prompt and answer are tokenised as one string: an answer tokenised alone would
 get other ids (a leading space, a merge).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
@@ -187,22 +188,33 @@ def expand(
   """The prompt with each picture's placeholder repeated `count` times.
 
   Raises:
+    Rejected: see `expand_each`.
+  """
+  return expand_each(rendered, token, [count] * n_media)
+
+
+def expand_each(
+  rendered: prompt_lib.Rendered, token: str, counts: Sequence[int]
+) -> prompt_lib.Rendered:
+  """The prompt with picture m's placeholder repeated counts[m] times.
+
+  Raises:
     Rejected: the text holds another number of placeholders than pictures (a
       question that spells one).
   """
   found = rendered.text.count(token)
-  if found != n_media:
+  if found != len(counts):
     raise errors.Rejected(
       errors.Reason.IMAGE_TOKENS,
-      f'the prompt holds {token!r} {found} times, for {n_media} pictures',
+      f'the prompt holds {token!r} {found} times, for {len(counts)} pictures',
     )
   start, stop = rendered.question
-  extra = len(token) * (count - 1)
-  shift = extra * rendered.text.count(token, 0, start)
+  before = rendered.text.count(token, 0, start)
+  shift = sum(len(token) * (count - 1) for count in counts[:before])
+  first, *rest = rendered.text.split(token)
+  text = first + ''.join(token * n + part for n, part in zip(counts, rest))
   return prompt_lib.Rendered(
-    rendered.text.replace(token, token * count),
-    (start + shift, stop + shift),
-    rendered.answer,
+    text, (start + shift, stop + shift), rendered.answer
   )
 
 
