@@ -7,12 +7,31 @@ from corejax.models.organisms import embedded
 
 def models() -> str:
   """The status matrix of the model families, and what is embedded."""
-  lines = ['--model        backbones; towers (parity-tested, every head)']
+  rows = [
+    (
+      '--model',
+      'backbones; towers, every head tested against transformers',
+      'trained weights here',
+      'images',
+      'video',
+    )
+  ]
   for key in registry.keys():
     family = registry.get(key)
-    lines.append(
-      f'{key:14} {", ".join(family.backbones)}; {", ".join(family.towers)}'
+    rows.append(
+      (
+        key,
+        f'{", ".join(family.backbones)}; {", ".join(family.towers)}',
+        ', '.join(embedded.trained(key)) or 'none',
+        'yes',
+        'yes' if family.video else 'no',
+      )
     )
+  widths = [max(map(len, column)) for column in zip(*rows)]
+  lines = [
+    '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+    for row in rows
+  ]
   lines.append('\n--checkpoint   embedded models, all llava_flax')
   for name in embedded.names():
     folder = embedded.folder(name)

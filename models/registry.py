@@ -165,8 +165,7 @@ class Family:
     towers: vision towers with parity tests.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
-    trained: trained weights that come with corejax, by name.
-    video: are videos read?
+    video: are videos read? (Pictures are, by all.)
   """
 
   key: str
@@ -174,7 +173,6 @@ class Family:
   towers: tuple[str, ...]
   load: Any
   load_processor: Any
-  trained: tuple[str, ...] = ()
   video: bool = False
 
 

@@ -30,21 +30,17 @@ def of_tokens(
   n_visual = sum(rows * columns for rows, columns in grids)
   if is_visual_T.sum() != n_visual:
     raise ValueError(f'{is_visual_T.sum()} visual tokens, expected {n_visual}')
-  parts, token, start = [], 0, 0
-  starts = iter(np.flatnonzero(is_visual_T))
+  parts, token, start, seen = [], 0, 0, 0
+  visual_I = np.flatnonzero(is_visual_T)
   for rows, columns in grids:
-    first = next(starts)
+    first, n_cells = visual_I[seen], rows * columns
     parts.append(_text(first - token, start))
     start += first - token
-    n_cells = rows * columns
     at = np.arange(n_cells)
-    parts.append(
-      start + np.stack([np.zeros_like(at), at // columns, at % columns])
-    )
+    cell = np.stack([np.zeros_like(at), at // columns, at % columns])
+    parts.append(start + cell)
     start += max(rows, columns)
-    token = first + n_cells
-    for _ in range(n_cells - 1):
-      next(starts)
+    token, seen = first + n_cells, seen + n_cells
   parts.append(_text(len(is_visual_T) - token, start))
   return np.concatenate(parts, 1).astype(np.int32)
 
