@@ -224,9 +224,8 @@ class Tower(nnx.Module):
       bias=config.patch_bias,
       dtype=dtype,
     )
-    self.position = None
-    if config.table:
-      self.position = nnx.Param(jnp.zeros((config.table**2, d), dtype))
+    table = jnp.zeros((config.table**2, d), dtype) if config.table else None
+    self.position = None if table is None else nnx.Param(table)
     self.layers = Block(config, (config.n_layers,), dtype)
     self.merger = Merger(config, dtype)
     self.deep = nnx.List(

@@ -21,6 +21,7 @@ _MODULES = {
   'llava_flax': 'corejax.models.llava.family',
   'qwen2_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_VL',
   'qwen2_5_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_5_VL',
+  'qwen3_vl_flax': 'corejax.models.qwen_vl.family:QWEN3_VL',
 }
 
 

@@ -49,6 +49,18 @@ KINDS: Mapping[str, Kind] = {
       }
     ),
   ),
+  'qwen3_vl': Kind(
+    'qwen3',
+    'interleaved',
+    frozenset(
+      {
+        'deepstack_visual_indexes',
+        'intermediate_size',
+        'num_position_embeddings',
+        'out_hidden_size',
+      }
+    ),
+  ),
 }
 _KEYS = frozenset(
   {
@@ -194,6 +206,12 @@ def _vision(kind: str, hf: Any) -> qwen_vision.VisionConfig:
       window=window,
       full_layers=tuple(hf.fullatt_block_indexes),
     )
+  elif kind == 'qwen3_vl':
+    own = dict(
+      patch_bias=True,
+      table=_side(hf.num_position_embeddings),
+      deep_layers=_deep(hf),
+    )
   return qwen_vision.VisionConfig(
     d_model=d_model,
     d_mlp=d_model * hf.mlp_ratio if is_2 else hf.intermediate_size,
@@ -306,12 +324,19 @@ def _check_keys(raw: Mapping[str, Any], kind: str) -> None:
   )
 
 
-def side_of(entries: int) -> int:
-  """Side of a square position table.
+def _deep(hf: Any) -> tuple[int, ...]:
+  """The layers whose output is handed on, each once, from below."""
+  layers_X = tuple(hf.deepstack_visual_indexes)
+  if list(layers_X) != sorted({n for n in layers_X if n < hf.depth}):
+    raise errors.UserError(
+      f'vision_config: deepstack_visual_indexes={list(layers_X)}; expected '
+      f'ascending layers of 0..{hf.depth - 1}'
+    )
+  return layers_X
 
-  Raises:
-    UserError: it is not square.
-  """
+
+def _side(entries: int) -> int:
+  """Side of a square position table."""
   side = math.isqrt(entries)
   if side**2 != entries:
     raise errors.UserError(

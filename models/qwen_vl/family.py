@@ -1,4 +1,4 @@
-"""`qwen2_vl_flax`, `qwen2_5_vl_flax`: folders and hub ids -> a loaded model."""
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: folders and hub ids -> a loaded model."""
 
 import functools
 from typing import Any
@@ -85,3 +85,4 @@ def _family(kind: str, tower: str) -> registry.Family:
 
 QWEN2_VL = _family('qwen2_vl', 'qwen2_vl')
 QWEN2_5_VL = _family('qwen2_5_vl', 'qwen2_5_vl')
+QWEN3_VL = _family('qwen3_vl', 'qwen3_vl')

@@ -39,6 +39,9 @@ SETS: Mapping[str, Mapping[str, prompt.PromptTemplate]] = {
     _PICTURE,
     f'Page {{n}}: {_PICTURE}\n',
   ),
+  'qwen3_vl': _pair(
+    'qwen3_vl', _TURNS, '{answer}', _PICTURE, f'Page {{n}}: {_PICTURE}\n'
+  ),
   # For small models with a closed word list.
   'plain': _pair(
     'qwen_plain',
@@ -48,7 +51,11 @@ SETS: Mapping[str, Mapping[str, prompt.PromptTemplate]] = {
     f'page {{n}} {_PICTURE} ',
   ),
 }
-_OF_KIND = {'qwen2_vl': 'qwen2_vl', 'qwen2_5_vl': 'qwen2_vl'}
+_OF_KIND = {
+  'qwen2_vl': 'qwen2_vl',
+  'qwen2_5_vl': 'qwen2_vl',
+  'qwen3_vl': 'qwen3_vl',
+}
 
 
 def choose(

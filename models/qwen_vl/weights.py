@@ -2,7 +2,7 @@
 
 One spelling (that of transformers 5 in memory):
 
-    hub file (Qwen2-VL, 2.5), 5.x saved     spelling here
+    hub file (Qwen2-VL, 2.5), 5.x saved     spelling here, and Qwen3-VL's files
     model.layers.., model.embed_tokens      model.language_model.X
     visual.X                                model.visual.X
     lm_head.weight                          lm_head.weight
@@ -53,14 +53,25 @@ def _norm(name: str, path: str) -> tuple[weight_map.Entry, weight_map.Entry]:
   )
 
 
-def _tower(kind: str) -> tuple[weight_map.Entry, ...]:
+def _tower(kind: str, n_deep: int) -> tuple[weight_map.Entry, ...]:
   """Entries of qwen_vision.Tower."""
   layer, block = f'{_TOWER}.blocks.{weight_map.LAYER}', 'vision.layers'
   patch = f'{_TOWER}.patch_embed.proj'
   up, down = {
     'qwen2_vl': ('fc1', 'fc2'),
     'qwen2_5_vl': ('up_proj', 'down_proj'),
+    'qwen3_vl': ('linear_fc1', 'linear_fc2'),
   }[kind]
+  merger = _TOWER + '.merger'
+  norm, fc1, fc2 = 'ln_q', 'mlp.0', 'mlp.2'
+  if kind == 'qwen3_vl':
+    norm, fc1, fc2 = 'norm', 'linear_fc1', 'linear_fc2'
+  deep = []
+  for x in range(n_deep):
+    name, path = f'{_TOWER}.deepstack_merger_list.{x}', f'vision.deep.{x}'
+    deep += _norm(f'{name}.norm', f'{path}.norm')
+    deep += _linear(f'{name}.linear_fc1', f'{path}.fc1')
+    deep += _linear(f'{name}.linear_fc2', f'{path}.fc2')
   return (
     *_norm(f'{layer}.norm1', f'{block}.norm1'),
     *_norm(f'{layer}.norm2', f'{block}.norm2'),
@@ -71,9 +82,11 @@ def _tower(kind: str) -> tuple[weight_map.Entry, ...]:
     *_linear(f'{layer}.mlp.{down}', f'{block}.mlp.down'),
     weight_map.Entry(f'{patch}.weight', 'vision.patch.weight'),
     weight_map.Entry(f'{patch}.bias', 'vision.patch.bias'),
-    *_norm(f'{_TOWER}.merger.ln_q', 'vision.merger.norm'),
-    *_linear(f'{_TOWER}.merger.mlp.0', 'vision.merger.fc1'),
-    *_linear(f'{_TOWER}.merger.mlp.2', 'vision.merger.fc2'),
+    weight_map.Entry(f'{_TOWER}.pos_embed.weight', 'vision.position'),
+    *_norm(f'{merger}.{norm}', 'vision.merger.norm'),
+    *_linear(f'{merger}.{fc1}', 'vision.merger.fc1'),
+    *_linear(f'{merger}.{fc2}', 'vision.merger.fc2'),
+    *deep,
   )
 
 
@@ -81,7 +94,7 @@ def make_map(config: config_lib.QwenVlConfig) -> weight_map.WeightMap:
   """The map of one model."""
   entries = (
     *weight_map.decoder('model.language_model', 'language', _HEAD),
-    *_tower(config.kind),
+    *_tower(config.kind, len(config.vision.deep_layers)),
   )
   return weight_map.WeightMap(_RENAMES, entries, _IGNORED)
 

@@ -32,6 +32,10 @@ _CLASSES = {
     transformers.Qwen2_5_VLConfig,
     transformers.Qwen2_5_VLForConditionalGeneration,
   ),
+  'qwen3_vl': (
+    transformers.Qwen3VLConfig,
+    transformers.Qwen3VLForConditionalGeneration,
+  ),
 }
 _TOWERS = {
   'qwen2_vl': dict(embed_dim=24, mlp_ratio=2, num_heads=3),
@@ -41,6 +45,13 @@ _TOWERS = {
     num_heads=3,
     window_size=16,  # 2 x 2 features
     fullatt_block_indexes=[1],
+  ),
+  'qwen3_vl': dict(
+    hidden_size=24,
+    intermediate_size=28,
+    num_heads=3,
+    num_position_embeddings=25,
+    deepstack_visual_indexes=[0, 2],
   ),
 }
 
@@ -55,6 +66,8 @@ def config(kind: str, *, text_kw: dict | None = None, tower_kw=None, **kw):
   """
   heads = (text_kw or {}).get('num_attention_heads', 4)
   head_dim = (text_kw or {}).get('head_dim', 8)
+  if kind == 'qwen3_vl':  # a head's size is its own
+    text_kw = {'head_dim': head_dim, 'hidden_size': 32, **(text_kw or {})}
   text = {
     'vocab_size': 64,
     'hidden_size': heads * head_dim,
@@ -63,13 +76,12 @@ def config(kind: str, *, text_kw: dict | None = None, tower_kw=None, **kw):
     'num_attention_heads': heads,
     'num_key_value_heads': 2,
     'max_position_embeddings': 256,
-    'bos_token_id': 1,
-    'eos_token_id': 2,
     'rope_parameters': {
       'rope_type': 'default',
       'rope_theta': 100.0,
       'mrope_section': [2, 1, 1],
     },
+    **({} if kind == 'qwen3_vl' else {'bos_token_id': 1, 'eos_token_id': 2}),
     **(text_kw or {}),
   }
   out = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
@@ -104,7 +116,8 @@ def build(hf_config, seed: int = 0):
 def _draw(name: str, shape: tuple[int, ...], rng) -> np.ndarray:
   normal = rng.standard_normal(shape).astype(np.float32)
   if len(shape) == 1 and name.endswith('weight'):  # norms
-    return rng.uniform(0.5, 1.6, shape).astype(np.float32)
+    scale = 1.4 if 'q_norm' in name or 'k_norm' in name else 1.0
+    return scale * rng.uniform(0.5, 1.6, shape).astype(np.float32)
   if name.endswith('bias'):
     return 0.3 * normal
   if 'pos_embed' in name:
@@ -270,21 +283,24 @@ def reference(model, torch_kw: dict) -> dict:
 
   Returns:
     logits [B, T, V]; attention [L, B, N, T, S]; hidden [L + 1, B, T, D] (the
-    inputs of every layer, then what the last one wrote); normed [B, T, D]; with
-    pictures tower [patches of all, D of the tower] and features [all, D].
+    inputs of every layer, then what the last one wrote); with pictures tower
+    [patches of all, D of the tower], features [all, D] and deep, a list of
+    DeepStack's, alike.
   """
   seen = {}
-  last = []
-  handle = model.model.language_model.norm.register_forward_pre_hook(
-    lambda module, args: last.append(args[0])
-  )
-  out = model(**torch_kw, output_attentions=True, output_hidden_states=True)
-  handle.remove()
+  hidden = []
+  text = model.model.language_model
+  # Not transformers' hidden_states, which leave out what DeepStack adds.
+  handles = [
+    module.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+    for module in (*text.layers, text.norm)
+  ]
+  out = model(**torch_kw, output_attentions=True)
+  for handle in handles:
+    handle.remove()
   seen['logits'] = out.logits.float().numpy()
   seen['attention'] = torch.stack(out.attentions).float().numpy()
-  hidden = torch.stack((*out.hidden_states[:-1], last[0]))
-  seen['hidden'] = hidden.float().numpy()
-  seen['normed'] = out.hidden_states[-1].float().numpy()
+  seen['hidden'] = torch.stack(hidden).float().numpy()
   if 'pixel_values' in torch_kw:
     tower = model.model.visual(
       torch_kw['pixel_values'], torch_kw['image_grid_thw']
@@ -302,4 +318,6 @@ def reference(model, torch_kw: dict) -> dict:
       hidden = blocks[torch.argsort(index)].reshape(hidden.shape)
     seen['tower'] = hidden.numpy()
     seen['features'] = tower.pooler_output.numpy()
+    deep = getattr(tower, 'deepstack_features', None) or []
+    seen['deep'] = [level.numpy() for level in deep]
   return seen

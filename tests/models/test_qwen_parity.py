@@ -59,6 +59,47 @@ CASES = {
     'right',
   ),
   'qwen2_5_windows': ('qwen2_5_vl', {}, _TWO, 'left'),
+  'qwen3_deep': (
+    'qwen3_vl',
+    dict(
+      text_kw=dict(
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=12,
+        hidden_size=40,
+        rope_parameters={
+          'rope_type': 'default',
+          'rope_theta': 100.0,
+          'mrope_section': [2, 2, 2],
+          'mrope_interleaved': True,
+        },
+      ),
+    ),
+    _TWO,
+    'left',
+  ),
+  'qwen3_tied_large': (
+    'qwen3_vl',
+    dict(
+      text_kw=dict(
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        head_dim=16,
+        attention_bias=True,
+        rope_parameters={
+          'rope_type': 'default',
+          'rope_theta': 1e4,
+          'mrope_section': [4, 3, 1],
+        },
+      ),
+      tower_kw=dict(
+        num_position_embeddings=9, deepstack_visual_indexes=[1], depth=2
+      ),
+      tie_word_embeddings=True,
+    ),
+    [[3, (11, 8), 2], [1, (1, 4), 5]],
+    'right',
+  ),
   'qwen2_5_large_upper_windows': (
     'qwen2_5_vl',
     dict(
@@ -168,17 +209,21 @@ def _mass64(hf_attention, probe: probe_lib.Probe) -> np.ndarray:
 @functools.partial(jax.jit, compiler_options=_QUICK)
 def _pieces(model, inputs, hf_tower, hf_features):
   """Every submodule but the decoder's, on what transformers gives it."""
+  embeds, deep = modeling.merge(model, inputs, hf_features)
   if not inputs.vision:
-    return {'embeds': modeling.merge(model, inputs, None)[0]}
+    return {'embeds': embeds, 'deep': deep}
+  hidden = qwen_vision.run(
+    model.vision,
+    inputs.vision['pixel_values'],
+    inputs.vision['image_grid_thw'],
+    attend=attention.reference,
+  )
   return {
-    'tower': qwen_vision.run(
-      model.vision,
-      inputs.vision['pixel_values'],
-      inputs.vision['image_grid_thw'],
-      attend=attention.reference,
-    ).last_MID,
-    'features': model.vision.merger(hf_tower),
-    'embeds': modeling.merge(model, inputs, hf_features)[0],
+    'tower': hidden.last_MID,
+    'merged': model.vision.merger(hf_tower),
+    'features': qwen_vision.merge(model.vision, hidden),
+    'embeds': embeds,
+    'deep': deep,
   }
 
 
@@ -189,38 +234,47 @@ def _padded(parts, n_slots: int) -> np.ndarray:
   return out
 
 
+def _on_theirs(case: Case) -> dict:
+  """`_pieces`, and what its features should be."""
+  hf, batch = case.hf, case.batch
+  counts = [r * c for r, c in batch.grids]
+  if not counts:
+    return _pieces(case.model, batch.inputs, None, None)
+  block = case.model.config.vision.block
+  n_slots = batch.inputs.vision['pixel_values'].shape[1]
+  cuts = np.cumsum(counts)[:-1]
+  hf_tower = _padded(np.split(hf['tower'], cuts), n_slots)
+  levels = np.concatenate([hf['features'], *hf['deep']], -1)
+  features = _padded(np.split(levels, cuts // block), n_slots // block)
+  features_ID = features.reshape(-1, features.shape[-1])
+  found = _pieces(case.model, batch.inputs, hf_tower, features_ID)
+  return {**found, 'levels': levels}
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_every_submodule(name, get):
   case = get(name)
   hf, batch = case.hf, case.batch
-  hf_tower = hf_features = None
+  ours = _on_theirs(case)
   counts = [r * c for r, c in batch.grids]
-  block = case.model.config.vision.block
   if counts:
-    n_slots = batch.inputs.vision['pixel_values'].shape[1]
-    cuts = np.cumsum(counts)[:-1]
-    hf_tower = _padded(np.split(hf['tower'], cuts), n_slots)
-    hf_features = _padded(
-      np.split(hf['features'], cuts // block), n_slots // block
-    )
-    hf_features = hf_features.reshape(-1, hf_features.shape[-1])
-  ours = _pieces(case.model, batch.inputs, hf_tower, hf_features)
-  if counts:
+    few = [n // case.model.config.vision.block for n in counts]
     _close(_real(ours['tower'], counts), hf['tower'], 1e-5)
-    few = [n // block for n in counts]
-    _close(_real(ours['features'], few), hf['features'], 1e-5)
+    _close(_real(ours['merged'], few), hf['features'], 1e-5)
+    _close(_real(ours['features'], few), ours['levels'], 1e-5)
   real = batch.real_BT
   _close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
 
 
 @functools.partial(jax.jit, compiler_options=_QUICK)
-def _run_layer(decoder, x_BTD, inputs):
+def _run_layer(decoder, x_BTD, inputs, deep_XBTD):
   return decoder_lib.run(
     decoder,
     x_BTD,
     inputs.positions_BT,
     inputs.mask,
     attend=attention.reference,
+    deep_XBTD=deep_XBTD,
   ).x_BTD
 
 
@@ -240,9 +294,15 @@ def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
 def test_every_layer(name, get):
   case = get(name)
   hidden, real = case.hf['hidden'], case.batch.real_BT
+  deep = _on_theirs(case)['deep']
+  assert (deep is None) == (case.model.config.kind != 'qwen3_vl')
   for index in range(len(hidden) - 1):
+    own = None if deep is None else deep[index : index + 1]
     ours = _run_layer(
-      _one_layer(case.model.language, index), hidden[index], case.batch.inputs
+      _one_layer(case.model.language, index),
+      hidden[index],
+      case.batch.inputs,
+      own if own is not None and len(own) else None,
     )
     _close(ours[real], hidden[index + 1][real], 1e-5)
 
