@@ -7,31 +7,18 @@ from corejax.models.organisms import embedded
 
 def models() -> str:
   """The status matrix of the model families, and what is embedded."""
-  rows = [
-    (
-      '--model',
-      'backbones; towers, every head tested against transformers',
-      'trained weights here',
-      'images',
-      'video',
-    )
+  lines = [
+    '--model               text backbones; towers (parity: every head against '
+    'transformers); trained weights; media'
   ]
   for key in registry.keys():
     family = registry.get(key)
-    rows.append(
-      (
-        key,
-        f'{", ".join(family.backbones)}; {", ".join(family.towers)}',
-        ', '.join(embedded.trained(key)) or 'none',
-        'yes',
-        'yes' if family.video else 'no',
-      )
+    trained = ', '.join(family.trained) or 'none'
+    video = 'yes' if family.video else 'no'
+    lines.append(
+      f'{key:21} {", ".join(family.backbones)}; {", ".join(family.towers)}; '
+      f'trained: {trained}; image yes, video {video}'
     )
-  widths = [max(map(len, column)) for column in zip(*rows)]
-  lines = [
-    '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-    for row in rows
-  ]
   lines.append('\n--checkpoint   embedded models, all llava_flax')
   for name in embedded.names():
     folder = embedded.folder(name)

@@ -166,7 +166,8 @@ class Family:
     towers: vision towers with parity tests.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
-    video: are videos read? (Pictures are, by all.)
+    trained: trained weights that come with corejax, by name.
+    video: are videos read?
   """
 
   key: str
@@ -174,6 +175,7 @@ class Family:
   towers: tuple[str, ...]
   load: Any
   load_processor: Any
+  trained: tuple[str, ...] = ()
   video: bool = False
 
 

@@ -188,33 +188,40 @@ def expand(
   """The prompt with each picture's placeholder repeated `count` times.
 
   Raises:
-    Rejected: see `expand_each`.
+    Rejected: see `fill`.
   """
-  return expand_each(rendered, token, [count] * n_media)
+  return fill(rendered, token, [token * count] * n_media)
 
 
-def expand_each(
-  rendered: prompt_lib.Rendered, token: str, counts: Sequence[int]
+def fill(
+  rendered: prompt_lib.Rendered, token: str, texts: Sequence[str]
 ) -> prompt_lib.Rendered:
-  """The prompt with picture m's placeholder repeated counts[m] times.
+  """The prompt with a text in each placeholder's place, in their order.
+
+  Args:
+    rendered: the prompt.
+    token: the placeholder.
+    texts: one a picture.
 
   Raises:
     Rejected: the text holds another number of placeholders than pictures (a
       question that spells one).
   """
-  found = rendered.text.count(token)
-  if found != len(counts):
+  parts = rendered.text.split(token)
+  if len(parts) - 1 != len(texts):
     raise errors.Rejected(
       errors.Reason.IMAGE_TOKENS,
-      f'the prompt holds {token!r} {found} times, for {len(counts)} pictures',
+      f'the prompt holds {token!r} {len(parts) - 1} times, for {len(texts)} '
+      'pictures',
     )
   start, stop = rendered.question
   before = rendered.text.count(token, 0, start)
-  shift = sum(len(token) * (count - 1) for count in counts[:before])
-  first, *rest = rendered.text.split(token)
-  text = first + ''.join(token * n + part for n, part in zip(counts, rest))
+  shift = sum(len(text) - len(token) for text in texts[:before])
+  whole = ''.join(
+    part for pair in zip(parts, [*texts, ''], strict=True) for part in pair
+  )
   return prompt_lib.Rendered(
-    text, (start + shift, stop + shift), rendered.answer
+    whole, (start + shift, stop + shift), rendered.answer
   )
 
 

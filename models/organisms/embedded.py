@@ -36,18 +36,6 @@ def folder(name: str) -> pathlib.Path | None:
   return made
 
 
-def trained(key: str) -> tuple[str, ...]:
-  """The trained ones of a family, by its registry key."""
-  found = []
-  for name in names():
-    path = _HERE / name / 'config.json'
-    if path.exists():
-      model_type = json.loads(path.read_text())['model_type']
-      if f'{model_type}_flax' == key:
-        found.append(name)
-  return tuple(found)
-
-
 def describe(made: pathlib.Path) -> str:
   """What the model is, in a line."""
   return json.loads((made / 'corejax.json').read_text())['description']

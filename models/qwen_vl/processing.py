@@ -119,7 +119,9 @@ class QwenVlProcessor:
     # Text before pixels: it is the cheaper to be refused for.
     coded = tokenize.encode(
       self.tokenizer,
-      tokenize.expand_each(rendered, self.image_token, counts),
+      tokenize.fill(
+        rendered, self.image_token, [self.image_token * n for n in counts]
+      ),
     )
     tokens_T = np.concatenate([coded.prompt_T, coded.answer_A[:-1]])
     self._check_ids(np.concatenate([coded.prompt_T, coded.answer_A]))

@@ -80,6 +80,66 @@ def _qwen2_5(mlp: int, *text) -> dict:
   }
 
 
+def _qwen3(deep: bool, *text) -> dict:
+  hidden, mlp, layers, heads, kv_heads, tied = text
+  depth, width, wide, at = (27, 1152, 4304, [8, 16, 24])
+  if not deep:
+    depth, width, wide, at = (24, 1024, 4096, [5, 11, 17])
+  return {
+    'architectures': ['Qwen3VLForConditionalGeneration'],
+    'image_token_id': 151655,
+    'model_type': 'qwen3_vl',
+    'text_config': {
+      'attention_bias': False,
+      'attention_dropout': 0.0,
+      'bos_token_id': 151643,
+      'dtype': 'bfloat16',
+      'eos_token_id': 151645,
+      'head_dim': 128,
+      'hidden_act': 'silu',
+      'hidden_size': hidden,
+      'initializer_range': 0.02,
+      'intermediate_size': mlp,
+      'max_position_embeddings': 262144,
+      'model_type': 'qwen3_vl_text',
+      'num_attention_heads': heads,
+      'num_hidden_layers': layers,
+      'num_key_value_heads': kv_heads,
+      'rms_norm_eps': 1e-06,
+      'rope_scaling': {
+        'mrope_interleaved': True,
+        'mrope_section': [24, 20, 20],
+        'rope_type': 'default',
+      },
+      'rope_theta': 5000000,
+      **({'tie_word_embeddings': True} if tied else {}),
+      'use_cache': True,
+      'vocab_size': 151936,
+    },
+    'tie_word_embeddings': tied,
+    'transformers_version': '4.57.0.dev0',
+    'video_token_id': 151656,
+    'vision_config': {
+      'deepstack_visual_indexes': at,
+      'depth': depth,
+      'hidden_act': 'gelu_pytorch_tanh',
+      'hidden_size': width,
+      'in_channels': 3,
+      'initializer_range': 0.02,
+      'intermediate_size': wide,
+      'model_type': 'qwen3_vl',
+      'num_heads': 16,
+      'num_position_embeddings': 2304,
+      'out_hidden_size': hidden,
+      'patch_size': 16,
+      'spatial_merge_size': 2,
+      'temporal_patch_size': 2,
+    },
+    'vision_end_token_id': 151653,
+    'vision_start_token_id': 151652,
+  }
+
+
 _ALL = {
   'Qwen2-VL-2B-Instruct': _qwen2(1536, 8960, 28, 12, 2, 151936, True),
   'Qwen2-VL-7B-Instruct': _qwen2(3584, 18944, 28, 28, 4, 152064, False),
@@ -96,6 +156,10 @@ _ALL = {
   'Qwen2.5-VL-72B-Instruct': _qwen2_5(
     3456, 8192, 29568, 80, 64, 8, 152064, False
   ),
+  'Qwen3-VL-2B-Instruct': _qwen3(False, 2048, 6144, 28, 16, 8, True),
+  'Qwen3-VL-4B-Instruct': _qwen3(False, 2560, 9728, 36, 32, 8, True),
+  'Qwen3-VL-8B-Instruct': _qwen3(True, 4096, 12288, 36, 32, 8, False),
+  'Qwen3-VL-32B-Instruct': _qwen3(True, 5120, 25600, 64, 64, 8, False),
 }
 NAMES = tuple(_ALL)
 

@@ -1,6 +1,6 @@
 """Whole tiny Qwen-VL folders: tokenizer, processor files, redrawn weights.
 
-Features of 28 x 28 pixels, as released; pictures of up to 48 of them.
+Features of 28 x 28 pixels (Qwen3-VL: 32), as released; pictures of up to 48.
 """
 
 import json
@@ -24,6 +24,14 @@ CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
 
 
+# Features of 28 or 32 pixels; windows of 2 x 2 of them.
+_TOWERS = {
+  'qwen2_vl': dict(patch_size=14),
+  'qwen2_5_vl': dict(patch_size=14, window_size=56),
+  'qwen3_vl': dict(patch_size=16, deepstack_visual_indexes=[1]),
+}
+
+
 def tokenizer():
   """Byte-level BPE with Qwen's special tokens, nothing put in front."""
   fast = tiny_tokenizer.make('bytes', None)
@@ -40,8 +48,8 @@ def pixels(patch_size: int = 14, most: int = 48) -> dict:
     'patch_size': patch_size,
     'temporal_patch_size': 2,
     'merge_size': 2,
-    'image_mean': CLIP_MEAN,
-    'image_std': CLIP_STD,
+    'image_mean': CLIP_MEAN if patch_size == 14 else [0.5] * 3,
+    'image_std': CLIP_STD if patch_size == 14 else [0.5] * 3,
     'image_processor_type': 'Qwen2VLImageProcessor',
     'processor_class': 'Qwen2VLProcessor',
   }
@@ -70,12 +78,7 @@ def folder(
     text_kw=dict(
       vocab_size=len(fast) + 5, max_position_embeddings=512, **(text_kw or {})
     ),
-    tower_kw={
-      'patch_size': 14,
-      'depth': 2,
-      **({'window_size': 56} if kind == 'qwen2_5_vl' else {}),
-      **(tower_kw or {}),
-    },
+    tower_kw={'depth': 2, **_TOWERS[kind], **(tower_kw or {})},
     **kw,
   )
   config.image_token_id = fast.convert_tokens_to_ids('<|image_pad|>')

@@ -37,6 +37,10 @@ _SIZES = {
   'Qwen2.5-VL-7B-Instruct': (28, 28, 4),
   'Qwen2.5-VL-32B-Instruct': (64, 40, 8),
   'Qwen2.5-VL-72B-Instruct': (80, 64, 8),
+  'Qwen3-VL-2B-Instruct': (28, 16, 8),
+  'Qwen3-VL-4B-Instruct': (36, 32, 8),
+  'Qwen3-VL-8B-Instruct': (36, 32, 8),
+  'Qwen3-VL-32B-Instruct': (64, 64, 8),
 }
 
 
@@ -46,7 +50,8 @@ def test_released(name, tmp_path):
   config = _read(tmp_path, qwen_released.config(name))
   text = config.text
   assert (text.n_layers, text.n_heads, text.n_kv_heads) == _SIZES[name]
-  assert text.head_dim == 128 and text.rope.sections == (16, 24, 24)
+  sections = (24, 20, 20) if config.kind == 'qwen3_vl' else (16, 24, 24)
+  assert text.head_dim == 128 and text.rope.sections == sections
   hf = transformers.AutoConfig.from_pretrained(tmp_path)
   with torch.device('meta'):
     theirs = transformers.AutoModelForImageTextToText.from_config(hf)
@@ -63,8 +68,10 @@ def test_released(name, tmp_path):
     for layer in range(shape[0] if entry.stacked else 1):
       found[entry.name.replace('{}', str(layer))] = entry.file_shape(single)
   assert found == expected
-  hub = [k.replace('model.language_model.', 'model.') for k in expected]
-  hub = [k.replace('model.visual.', 'visual.') for k in hub]
+  hub = list(expected)
+  if config.kind != 'qwen3_vl':
+    hub = [k.replace('model.language_model.', 'model.') for k in hub]
+    hub = [k.replace('model.visual.', 'visual.') for k in hub]
   assert {rules.rename(k) for k in hub} == set(expected)
   whole = {
     path
@@ -80,6 +87,8 @@ def test_positions_of_the_slots():
     head_dim=16, mrope='chunked', sections=(2, 3, 3), theta=10.0
   )
   assert list(rope.slot_axes(config)) == [0, 0, 1, 1, 1, 2, 2, 2]
+  other = rope.RopeConfig(head_dim=16, mrope='interleaved', sections=(4, 3, 1))
+  assert list(rope.slot_axes(other)) == [0, 1, 2, 0, 1, 0, 0, 1]
   at = jnp.array([[[3], [5], [7]]])
   turn = rope.turns(config, at, jnp.array([8]), jnp.float32)
   frequency = 10.0 ** (-np.arange(8) / 8)
@@ -128,6 +137,27 @@ def test_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+  'part, change, message',
+  [
+    ('vision_config', dict(num_position_embeddings=2305), 'not a square'),
+    ('vision_config', dict(deepstack_visual_indexes=[5, 99]), 'ascending'),
+    ('vision_config', dict(window_size=112), 'window_size=112'),
+    ('text_config', dict(num_experts=8), 'num_experts=8'),
+    (
+      'text_config',
+      dict(rope_scaling={'rope_type': 'default', 'mrope_interleaved': False}),
+      'interleaved sections',
+    ),
+  ],
+)
+def test_refused_of_the_third(part, change, message, tmp_path):
+  raw = qwen_released.config('Qwen3-VL-2B-Instruct')
+  raw[part] |= change
+  with pytest.raises(errors.UserError, match=message):
+    _read(tmp_path, raw)
+
+
+@pytest.mark.parametrize(
   'change, message',
   [
     (dict(depth=10**9), 'depth'),
@@ -151,7 +181,11 @@ def test_refused_towers(change, message, tmp_path):
 
 def test_what_transformers_writes_is_read_too(tmp_path):
   """Nested, with rope_parameters: the same model."""
-  for name in ('Qwen2-VL-7B-Instruct', 'Qwen2.5-VL-3B-Instruct'):
+  for name in (
+    'Qwen2-VL-7B-Instruct',
+    'Qwen2.5-VL-3B-Instruct',
+    'Qwen3-VL-4B-Instruct',
+  ):
     flat = _read(tmp_path, qwen_released.config(name))
     hf = transformers.AutoConfig.from_pretrained(tmp_path)
     hf.save_pretrained(tmp_path / 'again')

@@ -24,7 +24,7 @@ from helpers import torch_only
 torch = torch_only.torch
 
 P = jax.sharding.PartitionSpec
-KINDS = ('qwen2_vl', 'qwen2_5_vl')
+KINDS = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
 
 
 def _leaves(model):
@@ -48,7 +48,7 @@ def test_key_layouts(kind, tied, tmp_path):
   config = config_lib.read(tmp_path / 'saved', kind)
   extra = {'visual.blocks.9.norm1.weight': torch.zeros(24)}
   hf_qwen.save(torch_model, tmp_path / 'extra', extra=extra)
-  with pytest.raises(errors.UserError, match='model.visual.blocks.9'):
+  with pytest.raises(errors.UserError, match='visual.blocks.9'):
     weights.load(tmp_path / 'extra', config, dtype=jnp.dtype('float32'))
 
 

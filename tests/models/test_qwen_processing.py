@@ -18,7 +18,7 @@ from helpers import torch_only
 
 torch = torch_only.torch
 
-KINDS = ('qwen2_vl', 'qwen2_5_vl')
+KINDS = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
 
 
 @pytest.fixture(scope='module', params=KINDS)
@@ -155,11 +155,13 @@ def test_ids_pixels_and_positions_of_mixed_prompts(made):
 
 
 def test_the_chat_template_of_the_checkpoints(made):
-  _, _, processor = made
+  _, model, processor = made
   rng = np.random.default_rng(2)
   encoded = processor.encode(example([noise(rng, 30, 30)]))
-  assert encoded.text == (
-    '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
+  system = '<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n'
+  if model.config.model_type == 'qwen3_vl':
+    system = ''
+  assert encoded.text == system + (
     '<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>'
     'What colour is the star?<|im_end|>\n<|im_start|>assistant\n'
   )
@@ -181,8 +183,8 @@ def test_tokens_called_evidence_are_those_that_a_white_box_lights(made):
     values = encoded.vision['pixel_values'].reshape(
       -1, spec.merge**2, 3, spec.temporal, spec.patch_size, spec.patch_size
     )
-    std = np.array(tiny_qwen.CLIP_STD)[:, None, None, None]
-    mean = np.array(tiny_qwen.CLIP_MEAN)[:, None, None, None]
+    std = np.array(spec.values.std)[:, None, None, None]
+    mean = np.array(spec.values.mean)[:, None, None, None]
     light_I = (values * std + mean).mean((1, 2, 3, 4, 5))
     chosen_I = encoded.layout.tokens([box])
     cover_I = encoded.layout.cover(box)
@@ -206,7 +208,7 @@ def test_rejected(made):
     (example([one], 'What is <|video_pad|>?'), 'videos are not read'),
     (example([b'GIF89a']), 'neither PNG'),
     (example([noise(rng, 1, 300)]), '200 times'),
-    (example([noise(rng, 300, 300)] * 15, kind='pages'), 'fewer --pages'),
+    (example([noise(rng, 300, 300)] * 22, kind='pages'), 'fewer --pages'),
     (example([one], kind='video'), 'videos are not read'),
   ):
     with pytest.raises(errors.Rejected, match=reason):
@@ -217,7 +219,7 @@ def test_rejected(made):
   'change, message',
   [
     (dict(image_processor_type='CLIPImageProcessor'), 'Qwen2VLImageProcessor'),
-    (dict(patch_size=16), 'the vision tower'),
+    (dict(patch_size=18), 'the vision tower'),
     (dict(merge_size=0), 'whole number'),
     (dict(max_pixels=1 << 40), 'whole number'),
     (dict(min_pixels=10**6, max_pixels=10**5), 'bounds of an area'),
