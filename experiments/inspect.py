@@ -165,7 +165,7 @@ def _arrays(prepared) -> dict:
   return {
     'input_ids': encoded.tokens_T[None],
     'attention_mask': np.ones_like(encoded.tokens_T)[None],
-    'position_ids': encoded.positions_T[None],
+    'position_ids': np.expand_dims(encoded.positions_T, -2),
     **encoded.vision,
     'region': annotated.region_T,
     'rows': np.concatenate([annotated.rows[n] for n in regions.QUERY_SETS]),
