@@ -1,8 +1,9 @@
 """Attention in which each head costs only the tiles it reads, in plain XLA.
 
 The default on CPU and the fallback everywhere. No [T, S] buffer exists,
-forwards or backwards: temporaries are the float32 output, the log-sum-exp, a
-few tiles and, in a gradient, float32 accumulators of the size of q, k and v.
+forwards or backwards: temporaries are k and v in another order, the float32
+output, the log-sum-exp, a few tiles and, in a gradient, float32 accumulators of
+the size of q, k and v.
 """
 
 import functools
