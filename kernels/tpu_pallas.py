@@ -171,6 +171,9 @@ def _forward(
   """(out_BTNH, lse_BNT): chunk after chunk of the work list."""
   batch, n_rows, n_heads, head_dim = q_BTNH.shape
   layout = _layout(q_BTNH.shape, k_BSKH.shape[1], causal, blocks)
+  reason = layout.too_long()  # again, since a vmap has lengthened the batch
+  if reason is not None:
+    raise NotImplementedError(f'tpu_pallas: {reason}')
 
   def cut(x_BXYH, size):
     """[rows or tiles of all heads, size, H]."""

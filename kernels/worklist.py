@@ -28,6 +28,8 @@ ROW_BITS = 14
 MASKED = 1 << (TILE_BITS + ROW_BITS)
 FIRST = MASKED << 1
 LAST = MASKED << 2
+# Heads of all sequences whose limits lie in scalar memory beside a list.
+MOST_HEADS = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,14 +88,19 @@ class Layout:
     return self.held * self.n_tiles
 
   def too_long(self) -> str | None:
-    """Why there is no such list, or None."""
+    """Why this does not fit in scalar memory, or None."""
     most = min(self.room, 1 << TILE_BITS)
-    if self.n_tiles <= most:
-      return None
-    return (
-      f'{self.n_keys} keys are {self.n_tiles} tiles of {self.block_k}, more '
-      f'than the {most} of one list; give larger tiles'
-    )
+    if self.n_tiles > most:
+      return (
+        f'{self.n_keys} keys are {self.n_tiles} tiles of {self.block_k}, more '
+        f'than the {most} of one list; give larger tiles'
+      )
+    if self.batch * self.n_heads > MOST_HEADS:
+      return (
+        f'{self.batch} sequences of {self.n_heads} heads have more than '
+        f'{MOST_HEADS} limits; give fewer sequences at once'
+      )
+    return None
 
   def place(self, row):
     """(sequence, head, block) of a row; a row past the end is the last."""

@@ -106,12 +106,13 @@ def test_one_layer(topology, head_dim, dtype):
     Shape(length=1, n_heads=4),
     Shape(length=37, n_heads=4, batch=3),
     Shape(length=1000, head_dim=256),
+    Shape(length=30, n_heads=32, batch=1024),
     Shape(length=2**17, n_heads=28, n_kv=4),
   ],
   ids=str,
 )
 def test_short_and_long(topology, shape):
-  """One row; rows that fill no block; lists in many chunks."""
+  """One row; rows that fill no block; most sequences; lists in chunks."""
   assert _kernels(_compiled(topology, _attend, *shape.arrays())) == 1
 
 

@@ -109,3 +109,12 @@ def test_more_tiles_than_a_list_can_name():
     _layout(spec, 512, 32, 2**17).too_long()
   )
   assert 'more than the 100 of' in str(_layout(spec, 512, 512, 100).too_long())
+
+
+def test_more_heads_than_fit_beside_a_list():
+  spec = dataclasses.replace(cases.SPECS['plain'], batch=1024, n_heads=32)
+  assert _layout(spec, 512, 512, 2**17).too_long() is None
+  spec = dataclasses.replace(spec, batch=1025)
+  assert '1025 sequences of 32 heads have more than 32768 limits' in str(
+    _layout(spec, 512, 512, 2**17).too_long()
+  )
