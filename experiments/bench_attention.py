@@ -112,8 +112,11 @@ def prepare(side: str, spec: Spec) -> tuple[Any, Any]:
   if side == 'ours_sparse':
     window_1N[:, spec.dense_heads :] = spec.window
     sink_1N[:, spec.dense_heads :] = spec.sink
-  ones_1N = np.ones((1, spec.heads), np.float32)
-  control = control_lib.AttendControl(window_1N, sink_1N, ones_1N)
+  control = control_lib.AttendControl(
+    jnp.asarray(window_1N),
+    jnp.asarray(sink_1N),
+    jnp.ones((1, spec.heads), jnp.float32),
+  )
   run = jax.jit(xla.head_sparse_attention)
 
   def work():

@@ -73,11 +73,11 @@ def unsupported(
 
   Args:
     q_BTNH, k_BSKH, v_BSKH, mask, control: of `head_sparse_attention`.
-    platform: what it is to run on; None is JAX's default backend.
+    platform: what it is to run on; None is what this process computes on.
   """
-  platform = platform or jax.default_backend()
+  platform = platform or _platform()
   if platform != 'tpu':
-    return f'needs a TPU, and JAX runs on {platform}'
+    return f'needs a TPU; this process computes on {platform}'
   dtypes = {x.dtype.name for x in (q_BTNH, k_BSKH, v_BSKH)}
   if len(dtypes) > 1 or not dtypes <= {'bfloat16', 'float32'}:
     return (
@@ -90,11 +90,17 @@ def unsupported(
       f' is {q_BTNH.shape[3]}'
     )
   if mask.kv_segment_BS is not None:
-    return 'serves no segments (mask.q_segment_BT, mask.kv_segment_BS)'
+    return "serves no segments (packed questions, windows, frames); 'xla' does"
   if control is not None and control.blocked_BNR is not None:
-    return 'serves no blocked regions (control.blocked_BNR)'
+    return "serves no blocked regions; 'xla' does"
   layout = _layout(q_BTNH.shape, k_BSKH.shape[1], mask.causal, BlockSizes())
   return layout.too_long()
+
+
+def _platform() -> str:
+  config: Any = jax.config  # its contents are not declared
+  device = config.jax_default_device or jax.devices()[0]
+  return device if isinstance(device, str) else device.platform
 
 
 @rows_lib.by_rows

@@ -22,6 +22,7 @@ from corejax import control as control_lib
 from corejax import masks
 from corejax.kernels import dispatch
 from corejax.kernels import tpu_pallas
+from corejax.kernels import worklist
 
 pytestmark = pytest.mark.aot
 
@@ -71,11 +72,15 @@ class Shape:
     return q, k, k, mask, control
 
 
-@pytest.fixture(scope='module', params=_TARGETS)
-def topology(request):
+def _topology(name):
   pytest.importorskip('libtpu', reason='compiling for a TPU needs libtpu')
   with mock.patch.dict(os.environ, _ENV):
-    yield topologies.get_topology_desc(_TARGETS[request.param], platform='tpu')
+    return topologies.get_topology_desc(_TARGETS[name], platform='tpu')
+
+
+@pytest.fixture(scope='module', params=_TARGETS)
+def topology(request):
+  return _topology(request.param)
 
 
 def _compiled(topology, fun, *args) -> str:
@@ -106,14 +111,21 @@ def test_one_layer(topology, head_dim, dtype):
     Shape(length=1, n_heads=4),
     Shape(length=37, n_heads=4, batch=3),
     Shape(length=1000, head_dim=256),
-    Shape(length=30, n_heads=32, batch=1024),
     Shape(length=2**17, n_heads=28, n_kv=4),
   ],
   ids=str,
 )
 def test_short_and_long(topology, shape):
-  """One row; rows that fill no block; most sequences; lists in chunks."""
+  """One row; rows that fill no block; lists in many chunks."""
   assert _kernels(_compiled(topology, _attend, *shape.arrays())) == 1
+
+
+def test_as_many_heads_as_fit_beside_a_list():
+  """Scalar memory, 1 MiB, is what runs out."""
+  shape = Shape(length=30, n_heads=32, n_kv=4, batch=1024)
+  assert shape.batch * shape.n_heads == worklist.MOST_HEADS
+  text = _compiled(_topology('v5e'), _attend, *shape.arrays())
+  assert _kernels(text) == 1
 
 
 def test_a_scan_over_layers_with_sets_of_their_own(topology):

@@ -41,6 +41,33 @@ def _reads(problem, blocks):
   return cut.any((3, 5))
 
 
+@pytest.mark.parametrize('seed', range(4))
+def test_random_shapes_and_blocks(seed):
+  """Groups of 1 to 7, chunks of a prompt, padding, any blocks, any chunks."""
+  rng = np.random.default_rng(seed)
+  n_kv = int(rng.integers(1, 3))
+  n_rows = int(rng.integers(1, 50))
+  spec = cases.Spec(
+    batch=int(rng.integers(1, 3)),
+    n_rows=n_rows,
+    n_keys=n_rows + int(rng.integers(0, 40)),
+    n_heads=n_kv * (1, 3, 5, 7)[seed],
+    n_kv=n_kv,
+    head_dim=8 * int(rng.integers(1, 4)),
+    offset=True,
+    padding=bool(seed % 2),
+    model_window=bool(seed // 2),
+    per_sequence=True,
+  )
+  problem = cases.draw(spec, seed)
+  block_q, block_k = (int(rng.integers(1, 20)) for _ in range(2))
+  blocks = tpu_pallas.BlockSizes(block_q, block_k, int(rng.integers(90, 300)))
+  out, lse = _run(*problem.args, block_sizes=blocks, return_lse=True)
+  true_out, true_lse = reference.oracle(*problem.args)
+  np.testing.assert_allclose(out, true_out, rtol=2e-6, atol=3e-6)
+  np.testing.assert_allclose(lse, true_lse, rtol=2e-6, atol=3e-6)
+
+
 @pytest.mark.parametrize('words', [30, 1000])
 def test_one_step_a_tile_that_is_read(words, monkeypatch):
   problem = cases.draw(cases.SPECS['left_right_padding'], 0)
@@ -185,7 +212,8 @@ def test_what_it_refuses(name, change, reason):
 def test_without_a_tpu_it_says_so_and_none_passes_it_by():
   problem, true_out, _ = cases.solved('decode', 0)
   with pytest.raises(
-    NotImplementedError, match="'tpu_pallas': needs a TPU, and JAX runs on cpu"
+    NotImplementedError,
+    match="'tpu_pallas': needs a TPU; this process computes on",
   ):
     dispatch.head_sparse_attention(*problem.args, implementation='tpu_pallas')
   out = dispatch.head_sparse_attention(*problem.args)
