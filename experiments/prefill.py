@@ -292,7 +292,9 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
       batches,
       config.max_bad * sum(len(scale.source) for scale in scales),
       stop,
-      read=runner.read,
+      read=lambda numbers, closing: prefill_run.read(
+        resources, scales, config.batch_size, numbers, closing
+      ),
       n_rejected=lambda read: len(read.batch.rejected),
       start=lambda read: (read.head(), runner.start(read)),
       finish=lambda started: started,

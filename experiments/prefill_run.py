@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from corejax import errors
+from corejax import heads as heads_lib
 from corejax import plan as plan_lib
 from corejax.data import example as example_lib
 from corejax.experiments import prefill_sets
@@ -46,9 +47,15 @@ class Scale:
   sink: int
   block: int
 
-  def plan(self, assigned: prefill_sets.Assigned) -> plan_lib.HeadPlan:
+  def plan(self, heads: heads_lib.HeadSet) -> plan_lib.HeadPlan:
     """The plan of a set of dense heads."""
-    return plan_lib.HeadPlan(assigned.heads, self.window, self.sink, self.block)
+    return plan_lib.HeadPlan(heads, self.window, self.sink, self.block)
+
+  def cost(
+    self, heads: heads_lib.HeadSet, n_layers: int, n_heads: int
+  ) -> plan_lib.Cost:
+    """What a set of dense heads costs at this length."""
+    return self.plan(heads).cost(self.tokens, n_layers, n_heads)
 
 
 def scale(
@@ -91,8 +98,8 @@ def scale(
     raise errors.UserError(f'{source.name}/{source.split}: no records')
   if rejected.reason == errors.Reason.TOO_LONG:
     raise errors.UserError(
-      f'{pages} pages of {source.name}: {rejected.detail}; the model takes '
-      f'{resources.loaded.max_length} tokens: show fewer pages'
+      f'{pages} pages of {source.name} are beyond the context: '
+      f'{rejected.detail}; ask for fewer'
     )
   raise errors.UserError(
     f'{pages} pages of {source.name}: the first records are all rejected '
@@ -121,7 +128,7 @@ class Runner:
       repeats: timed rounds of every length at least, and exactly so many of
         the attention alone.
     """
-    self._resources, self._scales = resources, list(scales)
+    self._resources = resources
     self._size, self._repeats = batch_size, repeats
     self._rounds = [
       -(-repeats // max(1, -(-len(one.source) // batch_size))) for one in scales
@@ -129,23 +136,11 @@ class Runner:
     self._geometry = timed.Geometry.of(resources)
     shape = resources.loaded.n_layers, resources.loaded.n_heads
     self._controls = [
-      [one.plan(assigned).expand(*shape) for assigned in sets] for one in scales
+      [one.plan(assigned.heads).expand(*shape) for assigned in sets]
+      for one in scales
     ]
     self._random = (0, ())
     self._warm: set[tuple[Any, ...]] = set()
-
-  def read(self, numbers: Sequence[int], closing: Any) -> Read:
-    """Reads the records of one batch; touches no device.
-
-    Args:
-      numbers: of the records, all lengths counted through.
-      closing: once it is set, the records that are left are not read.
-    """
-    offsets_S = offsets(self._scales)
-    s = bisect.bisect(offsets_S, numbers[0]) - 1
-    local = [number - offsets_S[s] for number in numbers]
-    batch = sweep.read(self._resources, self._scales[s].source, local, closing)
-    return Read(s, offsets_S[s], local[0] // self._size, self._scales[s], batch)
 
   def start(self, read: Read) -> dict[str, Any]:
     """Runs all sets on a batch and waits for each."""
@@ -237,6 +232,29 @@ class Read:
     for row in (*rows, *rejected):
       row['index'] += self.offset
     return {'rows': rows, 'rejected': rejected}
+
+
+def read(
+  resources: resources_lib.Resources,
+  scales: Sequence[Scale],
+  size: int,
+  numbers: Sequence[int],
+  closing: Any,
+) -> Read:
+  """Reads the records of one batch; touches no device.
+
+  Args:
+    resources: for the processor.
+    scales: the lengths.
+    size: examples of a batch.
+    numbers: of the records, all lengths counted through.
+    closing: once it is set, the records that are left are not read.
+  """
+  offsets_S = offsets(scales)
+  s = bisect.bisect(offsets_S, numbers[0]) - 1
+  local = [number - offsets_S[s] for number in numbers]
+  batch = sweep.read(resources, scales[s].source, local, closing)
+  return Read(s, offsets_S[s], local[0] // size, scales[s], batch)
 
 
 def offsets(scales: Sequence[Scale]) -> list[int]:

@@ -119,7 +119,7 @@ def rows(
             found.seconds(part),
             found.speedup(0, part, kernel=True),
             found.speedup(0, part),
-            scale.plan(first).cost(scale.tokens, *shape),
+            scale.cost(first.heads, *shape),
             '' if len(part) > 1 else str(first.heads),
             len(first.heads),
           )

@@ -14,7 +14,6 @@ from corejax.experiments import prefill_sets
 from corejax.experiments import prefill_table
 from corejax.experiments import timed
 from corejax.experiments import timed_table
-from corejax.stats import accuracy
 
 TITLES = {
   prefill_sets.DENSE: 'all dense',
@@ -68,7 +67,7 @@ def head(config, resources, scales, sets, left_out, told, out) -> str:
     f'ranking  {told}',
   ]
   lines += [
-    f'plan     {kv_line(longest.plan(each), longest.tokens, geometry)}'
+    f'plan     {kv_line(longest.plan(each.heads), longest.tokens, geometry)}'
     for each in sets
     if each.name in (prefill_sets.TOP, prefill_sets.GIVEN)
   ]
@@ -142,7 +141,7 @@ def verdict(each: prefill_table.Compared) -> list[str]:
   kept = row.change.value >= 0 or row.change.high >= 0
   lines = [
     head + f'look-ups {timed_table.told(row.level)}, '
-    f'{_signed(row.change)} against all dense: '
+    f'{timed_table.signed(row.change)} against all dense: '
     + (
       'no loss is shown'
       if kept
@@ -150,11 +149,11 @@ def verdict(each: prefill_table.Compared) -> list[str]:
     )
   ]
   parts = [
-    f'{TITLES[name]} {_signed(estimate)}'
+    f'{TITLES[name]} {timed_table.signed(estimate)}'
     for name, estimate in each.controls.items()
   ]
   if each.rest is not None:
-    parts.insert(0, f'all sparse {_signed(each.rest)}')
+    parts.insert(0, f'all sparse {timed_table.signed(each.rest)}')
   if parts:
     fair = each.controls.get('layer_matched')
     if fair is None:
@@ -188,13 +187,6 @@ def _speed(each: prefill_table.Compared) -> str:
     f'(kernel {each.row.kernel_up.value:.2f}x; the tiles allow '
     f'{each.row.cost.tile_ideal:.2f}x of the kernel)'
   )
-
-
-def _signed(estimate: accuracy.Estimate) -> str:
-  value, low, high = estimate.value, estimate.low, estimate.high
-  if not math.isfinite(low):
-    return f'{value:+.3f}'
-  return f'{value:+.3f} [{low:+.3f}, {high:+.3f}]'
 
 
 def kv_line(

@@ -105,3 +105,11 @@ def told(estimate: accuracy.Estimate | bench_processes.Ratio) -> str:
   if not math.isfinite(estimate.low):
     return f'{estimate.value:.3f}'
   return f'{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]'
+
+
+def signed(estimate: accuracy.Estimate) -> str:
+  """'+0.812 [+0.774, +0.846]'."""
+  value, low, high = estimate.value, estimate.low, estimate.high
+  if not math.isfinite(low):
+    return f'{value:+.3f}'
+  return f'{value:+.3f} [{low:+.3f}, {high:+.3f}]'

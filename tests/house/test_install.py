@@ -46,6 +46,7 @@ assert names == {
   'corejax-proxy': 'corejax.experiments.proxy:cli',
   'corejax-prefill': 'corejax.experiments.prefill:cli',
   'corejax-reproduce': 'corejax.experiments.reproduce:cli',
+  'corejax-route': 'corejax.experiments.route:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """
