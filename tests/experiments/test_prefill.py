@@ -50,6 +50,11 @@ def _table(result):
     return list(csv.DictReader(f))
 
 
+def _examples(result):
+  lines = (result.out / 'examples.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
 def test_the_planted_heads_alone_keep_the_look_ups(ran):
   result, _ = ran
   assert set(KNOWN.tasks['colour']) <= set(
@@ -98,7 +103,7 @@ def test_files_and_columns(ran):
   assert record['state'] == 'done' and record['experiment'] == 'prefill'
   page = (result.out / 'report.html').read_text()
   assert 'to the first token' in page and '<script src' not in page
-  rows = [json.loads(l) for l in open(result.out / 'examples.jsonl')]
+  rows = _examples(result)
   assert [row['index'] for row in rows] == list(range(96))
 
 
@@ -108,7 +113,7 @@ def test_it_says_how_much_of_the_evidence_lies_outside(ran):
   told = [line for line in record['summary'] if 'evidence lies outside' in line]
   assert len(told) == 2
   assert all('at most 1/8 of the prompt' in line for line in told)
-  rows = [json.loads(l) for l in open(result.out / 'examples.jsonl')]
+  rows = _examples(result)
   for row in rows:
     assert (row['outside'] is None) == row['twin']
   for pages, line in zip((3, 6), told):
