@@ -141,7 +141,8 @@ def router(
   Returns:
     attend(q, k, v, mask, control, probe=None) -> AttendOut. The control is the
     static plan's (heads whose window is masks.DENSE are its dense ones) and
-    must hold region_BS, which tells visual keys.
+    must hold region_BS, which tells visual keys; without a control (as towers
+    are called) it is `attend` itself.
 
   Raises:
     ValueError: an unknown score.
@@ -157,8 +158,10 @@ def router(
     control: control_lib.AttendControl | None = None,
     probe: probe_lib.Probe | None = None,
   ) -> attention.AttendOut:
-    if control is None or control.region_BS is None:
-      raise ValueError('router: needs the control of a plan, with region_BS')
+    if control is None:  # a vision tower has no plan
+      return attend(q_BTNH, k_BSKH, v_BSKH, mask, control, probe)
+    if control.region_BS is None:
+      raise ValueError('router: needs a control with region_BS')
     with jax.named_scope('router'):
       score_BN = scores(
         q_BTNH,

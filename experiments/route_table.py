@@ -70,6 +70,7 @@ class Row:
     gap: the oracle's accuracy minus this; None where there is no oracle.
     above: this minus the static plan's accuracy; None for the ends.
     first_s: median seconds to the first token.
+    static_s: the static plan's; nan for the ends.
     added: time to the first token over the static plan's in the same rounds;
       None for the ends.
     flops_share: of the probe, of the whole prefill of the decoder; else 0.
@@ -106,18 +107,25 @@ def rows(
   groups: dict[tuple, list[int]] = {}
   for x, way in enumerate(ways):
     groups.setdefault((len(way.plan), way.method), []).append(x)
+  # Random heads are drawn anew for every example, so that the examples' own
+  # scatter holds that of the draws: their mean is one way like any other.
+  found = dataclasses.replace(
+    found,
+    score_XE=np.stack([found.score_XE[w].mean(0) for w in groups.values()]),
+    first_XR=np.stack(
+      [np.median(found.first_XR[w], 0) for w in groups.values()]
+    ),
+    kernel_XR=np.full((len(groups), 1), np.nan),
+  )
+  place = {key: [x] for x, key in enumerate(groups)}
   made = []
-  for (n_dense, method), which in groups.items():
-    static = groups.get((n_dense, route_run.STATIC))
-    oracle = groups.get((n_dense, route_run.ORACLE))
+  for (n_dense, method), which in place.items():
+    static = place.get((n_dense, route_run.STATIC))
+    oracle = place.get((n_dense, route_run.ORACLE))
     for kind, used_E in found.kinds().items():
       if np.isnan(found.score_XE[which][:, used_E]).any():
         continue  # an oracle on twins
       twin = kind == timed_table.TWIN
-      added = None
-      if static:
-        times_R = np.median(found.first_XR[which], 0)
-        added = bench_processes.ratio(times_R, found.first_XR[static[0]])
       made.append(
         Row(
           method,
@@ -130,7 +138,11 @@ def rows(
           found.change(which, static, used_E) if static else None,
           found.seconds(which),
           found.seconds(static) if static else math.nan,
-          added,
+          bench_processes.ratio(
+            found.first_XR[which[0]], found.first_XR[static[0]]
+          )
+          if static
+          else None,
           flops_share[n_dense] if method == route_run.PROBE else 0.0,
         )
       )

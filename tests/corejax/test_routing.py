@@ -1,6 +1,5 @@
 """Routing: the heads that lose most are chosen, within the layer's budget."""
 
-import dataclasses
 import functools
 
 import jax
@@ -162,10 +161,17 @@ def test_one_program_for_all_budgets():
   assert all((a != b).any() for a, b in zip(outs, outs[1:]))
 
 
+def test_without_a_plan_nothing_is_routed():
+  route = routing.router(attention.reference, WINDOW, SINK)
+  np.testing.assert_array_equal(
+    route(Q, KEYS, V, _mask()).out_BTNH,
+    attention.reference(Q, KEYS, V, _mask()).out_BTNH,
+  )
+
+
 def test_what_a_router_cannot_do_without():
   route = routing.router(attention.reference, WINDOW, SINK)
-  for layer in (None, dataclasses.replace(_layer([0]), region_BS=None)):
-    with pytest.raises(ValueError, match='needs the control of a plan'):
-      route(Q, KEYS, V, _mask(), layer)
+  with pytest.raises(ValueError, match='needs a control with region_BS'):
+    route(Q, KEYS, V, _mask(), _layer([0], region=False))
   with pytest.raises(ValueError, match="'best' is none of"):
     routing.router(attention.reference, WINDOW, SINK, 3, 'best')

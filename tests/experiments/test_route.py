@@ -53,7 +53,7 @@ def test_the_probe_finds_the_planted_heads_on_each_input(ran):
   for method in ('all_dense', 'static', 'probe', 'oracle', 'oracle_layers'):
     assert rows[method].level.value == 1, method
   assert rows['all_sparse'].level.value < 0.5
-  assert rows['random'].level.value < 0.7
+  assert rows['random'].level.value < 0.8  # one of the pair is enough
   assert rows['probe'].gap.value == 0
   assert rows['random'].gap.low > 0
   assert 0 < rows['probe'].flops_share < 0.05
