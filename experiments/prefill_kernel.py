@@ -25,7 +25,6 @@ from corejax.experiments import cli as cli_lib
 if TYPE_CHECKING:
   from corejax import plan as plan_lib
   from corejax.experiments import bench_processes
-  from corejax.experiments import prefill
 
 COLUMNS = (
   'heads',
@@ -114,10 +113,13 @@ def parse_geometries(text: str) -> list[tuple[int, int]]:
   return found
 
 
-def run(
-  config: prefill.Config, out: pathlib.Path, stop: cli_lib.Stop
-) -> Result | None:
+def run(config: Any, out: pathlib.Path, stop: cli_lib.Stop) -> Result | None:
   """Times, prints and writes.
+
+  Args:
+    config: a prefill.Config.
+    out: the run folder.
+    stop: what ends it early.
 
   Raises:
     UserError: something outside is wrong.

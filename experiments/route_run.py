@@ -102,7 +102,7 @@ def chosen(
   score_BLN = mass_BLN
   if way.method == RANDOM:
     score_BLN = np.stack(
-      [np.random.default_rng([way.seed, i]).random(shape) for i in indices]
+      [np.random.default_rng([way.seed or 0, i]).random(shape) for i in indices]
     )
   elif way.method != ORACLE_LAYERS:
     return np.broadcast_to(plan_LN, (batch, *shape))

@@ -146,7 +146,8 @@ def ready(
     arrays = resources_lib.spread(arrays, resources.mesh, 'data')
   else:
     arrays = jax.tree.map(jnp.asarray, arrays)
-  return Ready(*jax.block_until_ready(arrays), len(batch.encoded))
+  inputs, answers, rows, regions_BS = jax.block_until_ready(arrays)
+  return Ready(inputs, answers, rows, regions_BS, len(batch.encoded))
 
 
 @dataclasses.dataclass(frozen=True)

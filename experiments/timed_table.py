@@ -89,7 +89,7 @@ class Timed:
     if not np.isfinite(table_XR).all():
       return bench_processes.Ratio(math.nan, math.nan, math.nan)
     theirs_R = np.median(table_XR[list(which)], 0)
-    return bench_processes.ratio(table_XR[base], theirs_R)
+    return bench_processes.ratio(table_XR[base].tolist(), theirs_R.tolist())
 
 
 def _within(estimate: accuracy.Estimate, least: float) -> accuracy.Estimate:
