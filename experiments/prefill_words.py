@@ -25,6 +25,7 @@ TITLES = {
   'random': 'random',
   'bottom': 'bottom',
 }
+KINDS = {timed_table.RETRIEVAL: 'look-ups', timed_table.TWIN: 'twins'}
 
 
 def plan(config, resources, scales, out) -> str:
@@ -113,7 +114,8 @@ def summary(
   retrieval = prefill_table.at(table, scale, timed_table.RETRIEVAL)
   twins = prefill_table.at(table, scale, timed_table.TWIN)
   kind = 'look-ups right' if retrieval else 'twins right'
-  lines = [
+  lines = [_dense(table, each) for each in scales]
+  lines += [
     f'at {scale.tokens} tokens: dense heads, {kind}, twins, attention alone, '
     'first token (times faster than all dense; ideal by elements, by tiles)'
   ]
@@ -129,6 +131,17 @@ def summary(
     words = verdict(each)
     lines += words if each.row.scale is scale else words[:1]
   return lines
+
+
+def _dense(table: Sequence[prefill_table.Row], scale: prefill_run.Scale) -> str:
+  """What the model answers at a length with all heads dense."""
+  parts = [
+    f'{KINDS[kind]} {timed_table.told(row.level)}'
+    for kind in KINDS
+    for row in prefill_table.at(table, scale, kind).values()
+    if row.name == prefill_sets.DENSE
+  ]
+  return f'{scale.tokens} tokens, all heads dense: {", ".join(parts)}'
 
 
 def verdict(each: prefill_table.Compared) -> list[str]:

@@ -123,6 +123,13 @@ def test_it_says_how_much_of_the_evidence_lies_outside(ran):
     assert ('LESS than the 90%' in line) == (np.mean(flags) < 0.9)
 
 
+def test_it_says_what_the_intact_model_answers_at_every_length(ran):
+  record = json.loads((ran[0].out / 'run.json').read_text())
+  for tokens in (60, 114):
+    told = f'{tokens} tokens, all heads dense: look-ups 1.000 [0.7'
+    assert any(line.startswith(told) for line in record['summary'])
+
+
 def test_the_same_command_again_changes_nothing(ran, capsys):
   result, _ = ran
   before = run_folders.contents(result.out)
