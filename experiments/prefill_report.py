@@ -26,7 +26,15 @@ _COLOURS = {
   'bottom': ('#999999', '-.', 'o'),
 }
 _BEST = (prefill_sets.TOP, prefill_sets.GIVEN)
-_SPEED = ('#d55e00', '#0072b2', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
+_SPEED = (
+  '#999999',
+  '#d55e00',
+  '#0072b2',
+  '#009e73',
+  '#cc79a7',
+  '#e69f00',
+  '#56b4e9',
+)
 
 
 def speed(
@@ -46,21 +54,24 @@ def speed(
   for row in table:
     if row.whole and row.kind == kind and row.name in (*_BEST, 'all_sparse'):
       lines.setdefault(row.n_dense, []).append(row)
-  for colour, (n_dense, line) in zip(_SPEED, sorted(lines.items())):
+  for place, (n_dense, line) in enumerate(sorted(lines.items())):
+    colour = _SPEED[place % len(_SPEED)]
     line = sorted(line, key=lambda row: row.scale.tokens)
     tokens = [row.scale.tokens for row in line]
     label = f'{n_dense} dense ({100 * line[0].cost.rho:.0f}%)'
-    ups = [row.kernel_up.value for row in line], [row.first_up for row in line]
-    panels[0].plot(tokens, ups[0], 'o-', color=colour, label=label)
-    panels[1].errorbar(
-      tokens,
-      [up.value for up in ups[1]],
-      yerr=_bars(ups[1]),
-      fmt='o-',
-      capsize=2,
-      color=colour,
-      label=label,
-    )
+    for axes, ups in (
+      (panels[0], [row.kernel_up for row in line]),
+      (panels[1], [row.first_up for row in line]),
+    ):
+      axes.errorbar(
+        tokens,
+        [up.value for up in ups],
+        yerr=_bars(ups),
+        fmt='o-',
+        capsize=2,
+        color=colour,
+        label=label,
+      )
     for name, style in (('element_ideal', ':'), ('tile_ideal', '--')):
       ideal = [getattr(row.cost, name) for row in line]
       panels[0].plot(tokens, ideal, style, color=colour, linewidth=0.9)
@@ -224,7 +235,7 @@ def _table(table, scale) -> list[dict[str, str]]:
         'dense': f'{row.n_dense} ({100 * row.cost.rho:.1f}%)',
         **cells,
         'kernel': f'{1e3 * row.kernel_s:.1f}',
-        'kernel_up': f'{row.kernel_up.value:.2f}',
+        'kernel_up': timed_table.told(row.kernel_up),
         'first': f'{1e3 * row.first_s:.1f}',
         'first_up': timed_table.told(row.first_up),
         'attended': report.percent(row.cost.attended),

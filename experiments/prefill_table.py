@@ -35,6 +35,8 @@ COLUMNS = (
   'kernel_ms',
   'first_token_ms',
   'kernel_speedup',
+  'kernel_speedup_ci_low',
+  'kernel_speedup_ci_high',
   'first_token_speedup',
   'first_token_speedup_ci_low',
   'first_token_speedup_ci_high',
@@ -153,10 +155,11 @@ def to_csv(table: Sequence[Row], batch_size: int) -> str:
         batch_size,
         f'{1e3 * row.kernel_s:.6g}',
         f'{1e3 * row.first_s:.6g}',
-        f'{row.kernel_up.value:.6g}',
-        f'{row.first_up.value:.6g}',
-        f'{row.first_up.low:.6g}',
-        f'{row.first_up.high:.6g}',
+        *(
+          f'{x:.6g}'
+          for up in (row.kernel_up, row.first_up)
+          for x in (up.value, up.low, up.high)
+        ),
         f'{row.cost.attended:.6g}',
         f'{row.cost.element_ideal:.6g}',
         f'{row.cost.tile_ideal:.6g}',
