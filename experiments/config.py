@@ -72,6 +72,11 @@ class Shared:
   split: str = setting('test', 'split of the data set')
   tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')
+  depth: str = setting(
+    'any',
+    'scenes_haystack: where the page with the evidence lies, 0 (first) to 1 '
+    '(last), or any',
+  )
   dpi: int = setting(96, 'resolution at which document pages are drawn')
   limit: int = setting(400, 'use the first so many records; 0 is all')
   seed: int = setting(0, 'seed of scenes, bootstrap and permutations')

@@ -176,6 +176,7 @@ def load_source(
     data_dir=config.data_dir,
     pages=config.pages,
     dpi=config.dpi,
+    depth=config.depth,
   )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
+from corejax.data.scenes import haystack
 from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
 
@@ -25,6 +26,10 @@ _CATALOGUE = {
   'scenes_pages': (
     'drawn documents of --pages pages (2 to 8); tasks colour, page (and '
     'colour_twin, page_twin); splits train, validation, test; no files needed'
+  ),
+  'scenes_haystack': (
+    'drawn documents of --pages pages (2 or more), evidence at --depth; task '
+    'colour (and colour_twin); splits train, validation, test; no files needed'
   ),
   'mmdocir': (
     'MMDocIR: questions on PDF documents, boxes of the layouts that answer; '
@@ -171,6 +176,7 @@ def load(
   data_dir: str | None = None,
   pages: int | None = None,
   dpi: int = 96,
+  depth: str = haystack.ANY,
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -185,6 +191,8 @@ def load(
     pages: pages of a document shown at once; None is the data set's default.
       scenes_referring has one picture and takes no notice.
     dpi: resolution at which PDF pages are drawn.
+    depth: scenes_haystack only: where the page with the evidence lies, '0'
+      (first) to '1' (last), or 'any'.
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -193,6 +201,10 @@ def load(
   split, part = _parse_split(split)
   if limit is not None and limit < 1:
     raise errors.UserError(f'--limit={limit}: expected 1 or more')
+  if depth != haystack.ANY and name != 'scenes_haystack':
+    raise errors.UserError(
+      f'--depth={depth[:40]}: {name} has none; it is for scenes_haystack'
+    )
   source: example_lib.Source
   if name == 'mmdocir':
     source = _mmdocir(data_dir, split, seed, tasks, twins, pages, dpi)
@@ -200,6 +212,8 @@ def load(
     config = scenes.CONFIGS[name]
     if name == 'scenes_pages' and pages is not None:
       config = scenes.paged(pages)
+    if name == 'scenes_haystack':
+      config = haystack.of(config.pages if pages is None else pages, depth)
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )

@@ -48,7 +48,12 @@ def test_what_is_wrong_is_said_in_one_line(bad, said):
 
 def test_the_catalogue_names_what_opens():
   listed = sources.catalogue()
-  assert set(listed) == {'scenes_referring', 'scenes_pages', 'mmdocir'}
+  assert set(listed) == {
+    'scenes_referring',
+    'scenes_pages',
+    'scenes_haystack',
+    'mmdocir',
+  }
   for name, text in listed.items():
     assert '\n' not in text
     if name.startswith('scenes_'):

@@ -44,7 +44,9 @@ assert names == {
   'corejax-inspect': 'corejax.experiments.inspect:cli',
   'corejax-compare': 'corejax.experiments.compare:cli',
   'corejax-proxy': 'corejax.experiments.proxy:cli',
+  'corejax-prefill': 'corejax.experiments.prefill:cli',
   'corejax-reproduce': 'corejax.experiments.reproduce:cli',
+  'corejax-route': 'corejax.experiments.route:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """
