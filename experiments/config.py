@@ -64,8 +64,9 @@ class Shared:
   )
   image_policy: str = setting(
     'checkpoint',
-    "pictures as the checkpoint's processor says, or padded to a square",
-    ('checkpoint', 'pad'),
+    "pictures as the checkpoint's processor says, padded to a square (llava), "
+    'or as one tile each (internvl)',
+    ('checkpoint', 'pad', 'single'),
   )
   data: str = setting('scenes_referring', 'data set; see --list_data')
   data_dir: str = setting('', 'folder of a data set that is not built in')
