@@ -148,11 +148,11 @@ class FeatureCache:
           f'{n_tokens} tokens'
         )
       n_rows = buckets.tokens(sum(count.values()))
-    row, table_ID, mesh = {}, None, self._resources.mesh
+    row, mesh = {}, self._resources.mesh
+    some_ID = self._kept[next(iter(first))]
+    table_ID = _empty(some_ID, n_rows=n_rows, mesh=mesh)
     for name in first:
       features_ID = self._kept[name]
-      if table_ID is None:
-        table_ID = _empty(features_ID, n_rows=n_rows, mesh=mesh)
       row[name] = sum(count[earlier] for earlier in row)
       table_ID = _put(
         table_ID,
