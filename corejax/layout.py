@@ -48,6 +48,7 @@ class VisualLayout:
       picture again beside detail tiles. All False where there is one tile.
     blend: what tokens are made of, where cell_IW is but the place of their
       middle; None: every token is its cell.
+    count_base: may tokens of base tiles be evidence at all?
   """
 
   media_I: np.ndarray
@@ -55,6 +56,7 @@ class VisualLayout:
   size_M2: np.ndarray
   base_I: np.ndarray
   blend: Blend | None = None
+  count_base: bool = True
 
   __repr__ = describe.fields
 
@@ -84,7 +86,8 @@ class VisualLayout:
 
     Args:
       boxes: normalised boxes.
-      include_base: count tokens of base and thumbnail tiles too.
+      include_base: count tokens of base and thumbnail tiles too (where
+        count_base lets them).
 
     Raises:
       Rejected: a box covers no part of any token (cropped away).
@@ -92,7 +95,7 @@ class VisualLayout:
     chosen_I = np.zeros(len(self), bool)
     for box in boxes:
       cover_I = self.cover(box)
-      if not include_base:
+      if not (include_base and self.count_base):
         cover_I = np.where(self.base_I, 0.0, cover_I)
       if not len(cover_I) or cover_I.max() <= 0:
         raise errors.Rejected(

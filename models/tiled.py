@@ -111,6 +111,7 @@ class TiledProcessor:
     max_length: context length in tokens.
     templates: by kind of source ('image', 'pages').
     content_free: a question that asks nothing, for calibration.
+    count_base: may tokens of base and thumbnail tiles be evidence?
   """
 
   tokenizer: Any
@@ -123,6 +124,7 @@ class TiledProcessor:
   max_length: int
   templates: Mapping[str, prompt_lib.PromptTemplate]
   content_free: str = CONTENT_FREE
+  count_base: bool = True
 
   def encode(
     self,
@@ -209,6 +211,7 @@ class TiledProcessor:
         size_M2=np.array(sizes, np.int32),
         base_I=np.concatenate([plan.base_I for plan in plans]),
         blend=_blend(plans),
+        count_base=self.count_base,
       ),
       question=coded.question,
       prompt_len=len(coded.prompt_T),

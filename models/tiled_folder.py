@@ -87,6 +87,7 @@ def make(
   marks: Sequence[tuple[str, str]],
   text_models: Mapping[str, str],
   tokenizer: Any,
+  image_policy: str,
 ) -> tiled.TiledProcessor:
   """A checkpoint's processor, checked.
 
@@ -99,6 +100,7 @@ def make(
     before, after: around a picture's tokens.
     sets, marks, text_models: see llava.templates.choose.
     tokenizer: of the folder.
+    image_policy: 'detail' takes base and thumbnail tiles out of the evidence.
 
   Raises:
     UserError: tokenizer, template or corejax.json do not fit the model.
@@ -136,6 +138,7 @@ def make(
       text_models,
     ),
     content_free=content_free,
+    count_base=image_policy != 'detail',
   )
   processor.check(folder)
   return processor

@@ -10,7 +10,8 @@ The grid is the one among those of `min_patches` to `max_patches` tiles whose
 aspect is closest. With one tile there is no thumbnail. Token ids are those of
 HF's InternVLProcessor, pixels those of GotOcr2ImageProcessorPil; as that
 processor does, pictures are always cut, whatever `crop_to_patches` in the file
-says. `image_policy='single'` shows each picture as one tile.
+says. `image_policy='single'` shows each picture as one tile, 'detail' takes the
+thumbnails out of the evidence.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from corejax.models import tokenize
 from corejax.models.internvl import config as config_lib
 from corejax.models.internvl import templates
 
-IMAGE_POLICIES = ('checkpoint', 'single')
+IMAGE_POLICIES = ('checkpoint', 'single', 'detail')
 _CLASS = 'GotOcr2ImageProcessor'
 _DEFAULTS = dict(
   resample=3,
@@ -176,7 +177,8 @@ def load(
       processor_config.json.
     config: the folder's model config.
     image_policy: 'checkpoint' cuts pictures as the folder says, 'single' shows
-      each as one tile.
+      each as one tile, 'detail' cuts them and counts no token of a thumbnail as
+      evidence.
 
   Raises:
     UserError: a file is missing or damaged, asks for what is not built, or
@@ -226,4 +228,5 @@ def load(
     marks=templates.MARKS,
     text_models=templates.TEXT_MODELS,
     tokenizer=tokenizer,
+    image_policy=image_policy,
   )

@@ -17,7 +17,7 @@ from corejax.models.llava_next import processing as next_processing
 from corejax.models.llava_onevision import config as config_lib
 from corejax.models.llava_onevision import templates
 
-IMAGE_POLICIES = ('checkpoint',)
+IMAGE_POLICIES = ('checkpoint', 'detail')
 _CLASS = 'LlavaOnevisionImageProcessor'
 _DEFAULTS = dict(
   resample=3,
@@ -44,7 +44,8 @@ def load(
     folder: with tokenizer.json, and preprocessor_config.json or
       processor_config.json.
     config: the folder's model config.
-    image_policy: 'checkpoint' alone: pictures are cut as the folder says.
+    image_policy: pictures are cut as the folder says; with 'detail' no token of
+      a base tile counts as evidence.
 
   Raises:
     UserError: a file is missing or damaged, asks for what is not built, or
@@ -84,4 +85,5 @@ def load(
     marks=templates.MARKS,
     text_models=templates.TEXT_MODELS,
     tokenizer=tokenizer,
+    image_policy=image_policy,
   )

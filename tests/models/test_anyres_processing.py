@@ -305,7 +305,9 @@ def test_own_settings_that_do_not_fit(
 
 def test_policies_and_templates(tmp_path):
   folder = tiny_tiled.anyres(tmp_path)
-  with pytest.raises(errors.UserError, match='expected checkpoint for'):
+  with pytest.raises(
+    errors.UserError, match='expected checkpoint or detail for'
+  ):
     _load('llava_next', folder, image_policy='pad')
   for mark, name in next_processing.templates.MARKS:
     text = json.dumps({'chat_template': f'x {mark} y'})

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from corejax import errors
+from corejax.data import example as example_lib
 from corejax.models.internvl import config as config_lib
 from corejax.models.internvl import processing
 from corejax.models.internvl import templates
@@ -133,6 +134,11 @@ def test_the_thumbnail_is_last_and_is_base(made):
   np.testing.assert_allclose(layout.cell_IW[0], [0, 0, 75, 75])
   np.testing.assert_allclose(layout.cell_IW[16], [300, 0, 375, 75])
   np.testing.assert_allclose(layout.cell_IW[48], [0, 0, 225, 75])
+  detail = _load(made['bytes'][0], image_policy='detail')
+  whole = example_lib.Box(0, 0, 0, 1, 1)
+  for shown, counted in ((processor, 64), (detail, 48)):
+    encoded = shown.encode(tracers.example(_PICTURES[5:]))
+    assert encoded.layout.tokens([whole]).sum() == counted
   single = _load(made['bytes'][0], image_policy='single')
   for one in (
     processor.encode(tracers.example((_PICTURES[0],))),
@@ -228,7 +234,7 @@ def test_folders_that_do_not_fit(tmp_path, file, changes, said):
 
 def test_policy_and_context_and_templates(tmp_path):
   folder = tiny_tiled.internvl(tmp_path)
-  with pytest.raises(errors.UserError, match='checkpoint or single'):
+  with pytest.raises(errors.UserError, match='checkpoint or single or detail'):
     _load(folder, image_policy='pad')
   (folder / 'corejax.json').write_text(json.dumps({'templates': 'plain'}))
   plain = _load(folder)
