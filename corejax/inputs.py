@@ -46,7 +46,7 @@ class Encoded:
       counts pictures or patches.
     feature_T: int32 [T], row of the flattened visual features (in the order
       in which the tower and projector write them) that replaces the token's
-      embedding; -1 for text.
+      embedding; -1 for text. [T, K] where a token is a sum of K rows.
     visual_I: int32 [I], sequence positions of the visual tokens, in the order
       of `layout`. Newline and separator tokens are features but not visual.
     layout: where each visual token lies in its picture.
@@ -56,6 +56,7 @@ class Encoded:
     text: the prompt as a string, placeholders once a picture.
     shares: None where each picture is one row of every array of `vision` and
       all have the same number of features.
+    blend_TK: float32 [T, K], the rows' weights; None where feature_T is [T].
   """
 
   tokens_T: np.ndarray
@@ -69,6 +70,7 @@ class Encoded:
   answer_A: np.ndarray
   text: str = ''
   shares: Shares | None = None
+  blend_TK: np.ndarray | None = None
 
   __repr__ = describe.fields
 
@@ -103,6 +105,7 @@ class Encoded:
       positions_T=self.positions_T[..., :end],
       feature_T=self.feature_T[:end],
       answer_A=self.answer_A[:0],
+      blend_TK=None if self.blend_TK is None else self.blend_TK[:end],
     )
 
 
@@ -118,8 +121,10 @@ class Inputs:
     vision: arrays under HF's names, pictures of all examples concatenated in
       batch order (then padding pictures, which nobody reads).
     feature_BT: int32 [B, T], row of the flattened visual features; -1 text.
+      [B, T, K] where a token is a sum of K rows.
     features_ID: [all pictures' features, D], made by the family's `see`; None:
       forward runs the tower over `vision`.
+    blend_BTK: float32, the rows' weights; None where feature_BT is [B, T].
   """
 
   tokens_BT: jax.Array
@@ -128,6 +133,7 @@ class Inputs:
   vision: dict[str, jax.Array]
   feature_BT: jax.Array
   features_ID: jax.Array | None = None
+  blend_BTK: jax.Array | None = None
 
   __repr__ = describe.fields
 

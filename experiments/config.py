@@ -64,8 +64,10 @@ class Shared:
   )
   image_policy: str = setting(
     'checkpoint',
-    "pictures as the checkpoint's processor says, or padded to a square",
-    ('checkpoint', 'pad'),
+    "pictures as the checkpoint's processor says, padded to a square (llava), "
+    'as one tile each (internvl), or, where they are cut into tiles, without '
+    'the tile that shows the whole once more among the evidence (detail)',
+    ('checkpoint', 'pad', 'single', 'detail'),
   )
   data: str = setting('scenes_referring', 'data set; see --list_data')
   data_dir: str = setting('', 'folder of a data set that is not built in')

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from corejax import inputs as inputs_lib
+from corejax.experiments import buckets
 from corejax.experiments import resources as resources_lib
 
 MAX_BYTES = 256 * 2**20  # kept on each device, beside those of the batch
@@ -117,11 +118,13 @@ class FeatureCache:
     Args:
       encoded: the examples of a batch.
       pictures: `keys` of each.
-      n_tokens: of the padded batch; there is room for as many features.
+      n_tokens: of the padded batch; there is room for as many features, or
+        for more where tiles are shown in part or scaled down.
 
     Returns:
       The examples with an empty `vision` and a `feature_T` that counts rows
-      of the second, features_ID [n_tokens, D], which `Inputs` takes.
+      of the second, features_ID [n_tokens, D], which `Inputs` takes; with more
+      rows, one of a few numbers, where that is too little.
     """
     first = {}  # each picture, and how many features it has
     for example, names in zip(encoded, pictures, strict=True):
@@ -134,16 +137,22 @@ class FeatureCache:
       count[name] = self._kept[name].shape[0]
       if example.shares is not None:
         count[name] = int(example.shares.features_M[m])
+    n_rows = n_tokens
     if sum(count.values()) > n_tokens:
-      raise ValueError(
-        f'look: {len(first)} pictures of {sum(count.values())} features in '
-        f'{n_tokens} tokens'
-      )
-    row, table_ID, mesh = {}, None, self._resources.mesh
+      if not any(
+        _shows_less(example, sum(count[name] for name in names))
+        for example, names in zip(encoded, pictures)
+      ):
+        raise ValueError(
+          f'look: {len(first)} pictures of {sum(count.values())} features in '
+          f'{n_tokens} tokens'
+        )
+      n_rows = buckets.tokens(sum(count.values()))
+    row, mesh = {}, self._resources.mesh
+    some_ID = self._kept[next(iter(first))]
+    table_ID = _empty(some_ID, n_rows=n_rows, mesh=mesh)
     for name in first:
       features_ID = self._kept[name]
-      if table_ID is None:
-        table_ID = _empty(features_ID, n_rows=n_tokens, mesh=mesh)
       row[name] = sum(count[earlier] for earlier in row)
       table_ID = _put(
         table_ID,
@@ -200,6 +209,12 @@ class FeatureCache:
     total = sum(features_ID.nbytes for features_ID in self._kept.values())
     while total > self._max_bytes:
       total -= self._kept.popitem(last=False)[1].nbytes
+
+
+def _shows_less(encoded: inputs_lib.Encoded, n_features: int) -> bool:
+  """Has it fewer visual tokens than its pictures have features?"""
+  rows = encoded.feature_T.reshape(len(encoded.feature_T), -1)[:, 0]
+  return bool((rows >= 0).sum() < n_features)
 
 
 def _moved(

@@ -150,6 +150,7 @@ def _cut(encoded: inputs_lib.Encoded, rows: slice) -> inputs_lib.Encoded:
     tokens_T=encoded.tokens_T[rows],
     positions_T=encoded.positions_T[..., rows],
     feature_T=encoded.feature_T[rows],
+    blend_TK=None if encoded.blend_TK is None else encoded.blend_TK[rows],
   )
 
 
@@ -201,7 +202,9 @@ class Sharing:
     firsts, index = [], []
     for e, n in zip(encoded, starts):
       prefix = _cut(e, slice(n))
-      arrays = (prefix.tokens_T, prefix.positions_T, prefix.feature_T)
+      arrays = [prefix.tokens_T, prefix.positions_T, prefix.feature_T]
+      if prefix.blend_TK is not None:
+        arrays.append(prefix.blend_TK)
       key = tuple(array.tobytes() for array in arrays)
       if key not in found:
         found[key] = len(found)
