@@ -17,6 +17,24 @@ from corejax import probe as probe_lib
 
 
 @dataclasses.dataclass(frozen=True)
+class Shares:
+  """What each picture has of an example, where pictures differ in size.
+
+  Attributes:
+    rows_M: int [M], rows of `pixel_values` (patches, tiles).
+    slots_M: int [M], rows to which they are padded for the tower, one of a few
+      numbers: each is a program.
+    features_M: int [M], visual features; those of the padding come after them.
+  """
+
+  rows_M: np.ndarray
+  slots_M: np.ndarray
+  features_M: np.ndarray
+
+  __repr__ = describe.fields
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoded:
   """One example, tokenised and with its pixels, unpadded.
 
@@ -28,7 +46,7 @@ class Encoded:
       counts pictures or patches.
     feature_T: int32 [T], row of the flattened visual features (in the order
       in which the tower and projector write them) that replaces the token's
-      embedding; -1 for text.
+      embedding; -1 for text. [T, K] where a token is a sum of K rows.
     visual_I: int32 [I], sequence positions of the visual tokens, in the order
       of `layout`. Newline and separator tokens are features but not visual.
     layout: where each visual token lies in its picture.
@@ -36,6 +54,9 @@ class Encoded:
     prompt_len: tokens before the answer; row prompt_len - 1 predicts answer[0].
     answer_A: int32 [A], the teacher-forced answer; empty without one.
     text: the prompt as a string, placeholders once a picture.
+    shares: None where each picture is one row of every array of `vision` and
+      all have the same number of features.
+    blend_TK: float32 [T, K], the rows' weights; None where feature_T is [T].
   """
 
   tokens_T: np.ndarray
@@ -48,8 +69,32 @@ class Encoded:
   prompt_len: int
   answer_A: np.ndarray
   text: str = ''
+  shares: Shares | None = None
+  blend_TK: np.ndarray | None = None
 
   __repr__ = describe.fields
+
+  @property
+  def n_pictures(self) -> int:
+    """Pictures in `vision`."""
+    if self.shares is not None:
+      return len(self.shares.rows_M)
+    counts = {len(array) for array in self.vision.values()} or {0}
+    if len(counts) != 1:
+      raise ValueError(f'n_pictures: one row a picture, not {self.vision=}')
+    return counts.pop()
+
+  def picture(self, m: int) -> dict[str, np.ndarray]:
+    """Picture m as one row of `Inputs.vision`, padded with zeros."""
+    picture = {name: array[m] for name, array in self.vision.items()}
+    if self.shares is None:
+      return picture
+    rows_M, slots = self.shares.rows_M, self.shares.slots_M[m]
+    start = rows_M[:m].sum()
+    rows = self.vision['pixel_values'][start : start + rows_M[m]]
+    padded = np.zeros((slots, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return {**picture, 'pixel_values': padded}
 
   def prompt(self) -> 'Encoded':
     """The same without its answer: what a model is given to go on from."""
@@ -60,6 +105,7 @@ class Encoded:
       positions_T=self.positions_T[..., :end],
       feature_T=self.feature_T[:end],
       answer_A=self.answer_A[:0],
+      blend_TK=None if self.blend_TK is None else self.blend_TK[:end],
     )
 
 
@@ -75,8 +121,10 @@ class Inputs:
     vision: arrays under HF's names, pictures of all examples concatenated in
       batch order (then padding pictures, which nobody reads).
     feature_BT: int32 [B, T], row of the flattened visual features; -1 text.
+      [B, T, K] where a token is a sum of K rows.
     features_ID: [all pictures' features, D], made by the family's `see`; None:
       forward runs the tower over `vision`.
+    blend_BTK: float32, the rows' weights; None where feature_BT is [B, T].
   """
 
   tokens_BT: jax.Array
@@ -85,6 +133,7 @@ class Inputs:
   vision: dict[str, jax.Array]
   feature_BT: jax.Array
   features_ID: jax.Array | None = None
+  blend_BTK: jax.Array | None = None
 
   __repr__ = describe.fields
 

@@ -21,6 +21,21 @@ from corejax.data import example as example_lib
 
 
 @dataclasses.dataclass(frozen=True)
+class Blend:
+  """Tokens that are sums of several cells, as a bilinear resize makes them.
+
+  Attributes:
+    share_IK: float64 [I, K], each cell's weight; they sum to 1.
+    cell_IKW: float64 [I, K, 4], the cells.
+  """
+
+  share_IK: np.ndarray
+  cell_IKW: np.ndarray
+
+  __repr__ = describe.fields
+
+
+@dataclasses.dataclass(frozen=True)
 class VisualLayout:
   """Where each visual token of one sequence lies.
 
@@ -31,12 +46,17 @@ class VisualLayout:
     size_M2: int32 [M, 2], (width, height) of the original pictures.
     base_I: bool [I], token of a base or thumbnail tile that shows the whole
       picture again beside detail tiles. All False where there is one tile.
+    blend: what tokens are made of, where cell_IW is but the place of their
+      middle; None: every token is its cell.
+    count_base: may tokens of base tiles be evidence at all?
   """
 
   media_I: np.ndarray
   cell_IW: np.ndarray
   size_M2: np.ndarray
   base_I: np.ndarray
+  blend: Blend | None = None
+  count_base: bool = True
 
   __repr__ = describe.fields
 
@@ -44,14 +64,16 @@ class VisualLayout:
     return len(self.media_I)
 
   def cover(self, box: example_lib.Box) -> np.ndarray:
-    """float64 [I] in [0, 1]: share of each token's cell inside the box."""
+    """float64 [I] in [0, 1]: share of each token inside the box."""
     width, height = self.size_M2[box.media]
     x0, y0 = box.x0 * width, box.y0 * height
     x1, y1 = box.x1 * width, box.y1 * height
-    cx0, cy0, cx1, cy1 = self.cell_IW.T
-    inside_x = np.clip(np.minimum(cx1, x1) - np.maximum(cx0, x0), 0, None)
-    inside_y = np.clip(np.minimum(cy1, y1) - np.maximum(cy0, y0), 0, None)
-    share = inside_x * inside_y / ((cx1 - cx0) * (cy1 - cy0))
+    corners = (x0, y0, x1, y1)
+    if self.blend is None:
+      share = _inside(self.cell_IW, corners)
+    else:
+      inside_IK = _inside(self.blend.cell_IKW, corners)
+      share = (self.blend.share_IK * inside_IK).sum(1)
     return np.where(self.media_I == box.media, share, 0.0)
 
   def tokens(
@@ -64,7 +86,8 @@ class VisualLayout:
 
     Args:
       boxes: normalised boxes.
-      include_base: count tokens of base and thumbnail tiles too.
+      include_base: count tokens of base and thumbnail tiles too (where
+        count_base lets them).
 
     Raises:
       Rejected: a box covers no part of any token (cropped away).
@@ -72,7 +95,7 @@ class VisualLayout:
     chosen_I = np.zeros(len(self), bool)
     for box in boxes:
       cover_I = self.cover(box)
-      if not include_base:
+      if not (include_base and self.count_base):
         cover_I = np.where(self.base_I, 0.0, cover_I)
       if not len(cover_I) or cover_I.max() <= 0:
         raise errors.Rejected(
@@ -85,3 +108,14 @@ class VisualLayout:
         whole_I[cover_I.argmax()] = True
       chosen_I |= whole_I
     return chosen_I
+
+
+def _inside(
+  cells: np.ndarray, corners: tuple[float, float, float, float]
+) -> np.ndarray:
+  """[...], share of each cell [..., 4] inside the rectangle x0 y0 x1 y1."""
+  x0, y0, x1, y1 = corners
+  cx0, cy0, cx1, cy1 = np.moveaxis(cells, -1, 0)
+  inside_x = np.clip(np.minimum(cx1, x1) - np.maximum(cx0, x0), 0, None)
+  inside_y = np.clip(np.minimum(cy1, y1) - np.maximum(cy0, y0), 0, None)
+  return inside_x * inside_y / ((cx1 - cx0) * (cy1 - cy0))

@@ -12,6 +12,7 @@ from typing import Any
 
 from corejax import errors
 from corejax import groups as groups_lib
+from corejax import heads as heads_lib
 from corejax import ranking as ranking_lib
 from corejax import selection as selection_lib
 from corejax.data import example as example_lib
@@ -78,34 +79,74 @@ def groups(
   Raises:
     UserError: heads or a ranking that are not this model's, k too large.
   """
-  from corejax.experiments import rank
-
   shape = resources.loaded.n_layers, resources.loaded.n_heads
-  given, draws, caveat = config.heads.strip(), range(config.draws), ''
-  if given and not _is_ranking(given):
-    heads = ranking_lib.parse_heads(given, *shape, model=config.model)
-    if not len(heads):
-      raise errors.UserError(f'--heads={given[:60]}: no head to cut')
-    return groups_lib.plan_given(heads, *shape, draws), f'given: {heads}', ''
-  if given:
-    ranking = ranking_lib.read_for(given[1:], *shape, config.model)
-    told, caveat = given[1:], _same_examples(config, given[1:])
-  else:
-    ranked = rank.run(rank_config(config, folder))
-    pods.every(True)  # the others read what process 0 has written
-    ranking = (
-      ranking_lib.HeadRanking.read_csv(folder)
-      if ranked is None
-      else ranked.ranking
-    )
-    told = f'{config.query} rows on {config.data}/{splits(config)[0]}: {folder}'
+  chosen = choose(config, resources, folder)
+  draws = range(config.draws)
+  if chosen.heads is not None:
+    made = groups_lib.plan_given(chosen.heads, *shape, draws)
+    return made, chosen.told, ''
+  assert chosen.ranking is not None, 'one of the two'
   endpoint = groups_lib.resolve([config.endpoint], *shape)
   if config.k:
     ks = groups_lib.resolve(config.k.split(','), *shape)
   else:
     ks, _ = groups_lib.fitting(*shape)
   ks = sorted({0, *ks, *endpoint})
-  return groups_lib.plan(ranking.score_LN, ks, draws), told, caveat
+  made = groups_lib.plan(chosen.ranking.score_LN, ks, draws)
+  return made, chosen.told, chosen.caveat
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+  """What --heads names.
+
+  Attributes:
+    heads: one set of heads, or None.
+    ranking: a ranking, or None; one of the two is there.
+    told: which it is, in words.
+    caveat: what a reader must know of it, or ''.
+  """
+
+  heads: heads_lib.HeadSet | None
+  ranking: ranking_lib.HeadRanking | None
+  told: str
+  caveat: str = ''
+
+
+def choose(
+  config: Any, resources: resources_lib.Resources, folder: pathlib.Path
+) -> Chosen:
+  """Heads or a ranking; made on other examples if none is given.
+
+  Args:
+    config: a cutting.Judging with `heads`.
+    resources: the model.
+    folder: of the ranking that is made if none is given.
+
+  Raises:
+    UserError: heads or a ranking that are not this model's.
+  """
+  from corejax.experiments import rank
+
+  shape = resources.loaded.n_layers, resources.loaded.n_heads
+  given = config.heads.strip()
+  if given and not _is_ranking(given):
+    heads = ranking_lib.parse_heads(given, *shape, model=config.model)
+    if not len(heads):
+      raise errors.UserError(f'--heads={given[:60]}: no head to cut')
+    return Chosen(heads, None, f'given: {heads}')
+  if given:
+    ranking = ranking_lib.read_for(given[1:], *shape, config.model)
+    return Chosen(None, ranking, given[1:], _same_examples(config, given[1:]))
+  ranked = rank.run(rank_config(config, folder))
+  pods.every(True)  # the others read what process 0 has written
+  ranking = (
+    ranking_lib.HeadRanking.read_csv(folder)
+    if ranked is None
+    else ranked.ranking
+  )
+  told = f'{config.query} rows on {config.data}/{splits(config)[0]}: {folder}'
+  return Chosen(None, ranking, told)
 
 
 def _is_ranking(given: str) -> bool:
@@ -137,15 +178,19 @@ def _same_examples(config: Any, path: str) -> str:
   return ''
 
 
+def judged(config: Any) -> example_lib.Source:
+  """What heads are judged on."""
+  return _load(config, splits(config)[1], config.limit)
+
+
 def sources(config: Any) -> tuple[example_lib.Source, example_lib.Source]:
   """(what is ablated, what means and donors come from)."""
-  rank_split, split = splits(config)
+  return judged(config), _load(config, splits(config)[0], config.reference)
+
+
+def _load(config: Any, split: str, limit: int) -> example_lib.Source:
   named = any(t.strip().endswith('_twin') for t in config.tasks.split(','))
   twins = config.twins and sources_lib.has_twins(config.data) and not named
-
-  def load(which, limit):
-    return resources_lib.load_source(
-      dataclasses.replace(config, split=which, limit=limit), twins
-    )
-
-  return load(split, config.limit), load(rank_split, config.reference)
+  return resources_lib.load_source(
+    dataclasses.replace(config, split=split, limit=limit), twins
+  )

@@ -64,14 +64,21 @@ class Shared:
   )
   image_policy: str = setting(
     'checkpoint',
-    "pictures as the checkpoint's processor says, or padded to a square",
-    ('checkpoint', 'pad'),
+    "pictures as the checkpoint's processor says, padded to a square (llava), "
+    'as one tile each (internvl), or, where they are cut into tiles, without '
+    'the tile that shows the whole once more among the evidence (detail)',
+    ('checkpoint', 'pad', 'single', 'detail'),
   )
   data: str = setting('scenes_referring', 'data set; see --list_data')
   data_dir: str = setting('', 'folder of a data set that is not built in')
   split: str = setting('test', 'split of the data set')
   tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')
+  depth: str = setting(
+    'any',
+    'scenes_haystack: where the page with the evidence lies, 0 (first) to 1 '
+    '(last), or any',
+  )
   dpi: int = setting(96, 'resolution at which document pages are drawn')
   frames: int = setting(8, 'vidstg: frames of a video shown at once')
   missed: str = setting(

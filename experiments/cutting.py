@@ -38,8 +38,8 @@ MODES = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings(config_lib.Shared):
-  """Settings of an experiment that cuts heads."""
+class Judging(config_lib.Shared):
+  """Settings of an experiment that judges heads on other examples."""
 
   query: str = setting(
     'last',
@@ -49,9 +49,31 @@ class Settings(config_lib.Shared):
   rank_split: str = setting(
     '',
     "split to rank on, and to take means and donors from; '' is another one "
-    'than --split, or the half of it that is not ablated',
+    'than --split, or the half of it that is not judged on',
   )
   rank_limit: int = setting(400, 'records to rank on; 0 is all')
+  draws: int = setting(10, 'draws of each random group')
+  twins: bool = setting(
+    True, 'ask the twin of each question too, if it has one'
+  )
+  limit: int = setting(800, 'use the first so many records; 0 is all')
+  batch_size: int = setting(32, 'examples per forward')
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.batch_size < 1:
+      raise errors.UserError(f'--batch_size={self.batch_size}: give 1 or more')
+    for name in ('draws', 'rank_limit'):
+      if getattr(self, name) < 0:
+        raise errors.UserError(
+          f'--{name}={getattr(self, name)}: negative; give 0 or more'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Judging):
+  """Settings of an experiment that cuts heads."""
+
   mode: str = setting('zero', 'what a cut head writes or reads', MODES)
   phase: str = setting(
     'prefill+decode',
@@ -63,10 +85,6 @@ class Settings(config_lib.Shared):
     'query rows in which it is cut: query is what RAM measures',
     ('all', 'query'),
   )
-  draws: int = setting(10, 'draws of each random group')
-  twins: bool = setting(
-    True, 'ask the twin of each question too, if it has one'
-  )
   answers: str = setting(
     'forced',
     'an answer is right if every token of it is the likeliest (forced), or by '
@@ -75,20 +93,13 @@ class Settings(config_lib.Shared):
   )
   max_tokens: int = setting(32, 'of a generated answer')
   reference: int = setting(64, 'examples that means and donors are taken from')
-  limit: int = setting(800, 'use the first so many records; 0 is all')
-  batch_size: int = setting(32, 'examples per forward')
 
   def __post_init__(self):
     super().__post_init__()
-    for name in ('batch_size', 'max_tokens', 'reference'):
+    for name in ('max_tokens', 'reference'):
       if getattr(self, name) < 1:
         raise errors.UserError(
           f'--{name}={getattr(self, name)}: give 1 or more'
-        )
-    for name in ('draws', 'rank_limit'):
-      if getattr(self, name) < 0:
-        raise errors.UserError(
-          f'--{name}={getattr(self, name)}: negative; give 0 or more'
         )
     if self.mode == 'resample' and self.answers == 'generated':
       raise errors.UserError(
@@ -237,25 +248,13 @@ def load(
   from corejax import effects
   from corejax.experiments import session
 
-  missing = set(parts.missing())
-  read = [parts.open(i) for i in range(parts.n_parts) if i not in missing]
-  rows = [row for head, _ in read for row in head['rows']]
-  rejected = [row for head, _ in read for row in head['rejected']]
-  folder.write_lines('rejected.jsonl', rejected)
-  total = len(resources.source)
-  session.check_rejected(
-    rejected, len(rejected) + len(rows), total, settings.max_bad, folder.path
+  read, rows, rejected = session.read_parts(
+    folder, parts, len(resources.source), settings.max_bad
   )
-  seen = sorted(row['index'] for row in [*rows, *rejected])
-  if seen != list(range(total)):
-    raise AssertionError(f'{folder.path}: records lost or doubled')
-  if not rows:
-    raise errors.UserError(f'{folder.path}: no example could be used')
-  folder.write_lines('examples.jsonl', rows)
   outcomes = effects.Outcomes(
     groups=groups,
-    score_XE=np.concatenate([arrays['score'] for _, arrays in read], 1),
-    logprob_XE=np.concatenate([arrays['logprob'] for _, arrays in read], 1),
+    score_XE=np.concatenate([arrays['score'] for arrays in read], 1),
+    logprob_XE=np.concatenate([arrays['logprob'] for arrays in read], 1),
     tasks=[row['task'] for row in rows],
     clusters=[row['cluster'] for row in rows],
     twin_E=np.array([row['twin'] for row in rows], bool),

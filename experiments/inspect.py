@@ -89,13 +89,14 @@ def listing(prepared, decode) -> str:
       row_sets.setdefault(int(row), []).append(name)
   lines, start = [], 0
   tokens, region = encoded.tokens_T, annotated.region_T
+  feature = encoded.feature_T.reshape(len(tokens), -1)[:, 0]
   while start < len(tokens):
     stop = start + 1
     if region[start] in regions.VISUAL:
       while (
         stop < len(tokens)
         and region[stop] == region[start]
-        and encoded.feature_T[stop] >= 0
+        and feature[stop] >= 0
       ):
         stop += 1
     name = regions.REGIONS[region[start]]
@@ -165,8 +166,9 @@ def _arrays(prepared) -> dict:
   return {
     'input_ids': encoded.tokens_T[None],
     'attention_mask': np.ones_like(encoded.tokens_T)[None],
-    'position_ids': encoded.positions_T[None],
+    'position_ids': np.expand_dims(encoded.positions_T, -2),
     **encoded.vision,
+    'image_sizes': layout.size_M2[:, ::-1],  # height, width
     'region': annotated.region_T,
     'rows': np.concatenate([annotated.rows[n] for n in regions.QUERY_SETS]),
     'row_set': np.concatenate(

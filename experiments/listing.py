@@ -7,11 +7,17 @@ from corejax.models.organisms import embedded
 
 def models() -> str:
   """The status matrix of the model families, and what is embedded."""
-  lines = ['--model        backbones; towers (parity-tested, every head)']
+  lines = [
+    '--model               text backbones; towers (parity: every head against '
+    'transformers); trained weights; media'
+  ]
   for key in registry.keys():
     family = registry.get(key)
+    trained = ', '.join(family.trained) or 'none'
+    video = 'yes' if family.video else 'no'
     lines.append(
-      f'{key:14} {", ".join(family.backbones)}; {", ".join(family.towers)}'
+      f'{key:21} {", ".join(family.backbones)}; {", ".join(family.towers)}; '
+      f'trained: {trained}; image yes, video {video}'
     )
   lines.append('\n--checkpoint   embedded models, all llava_flax')
   for name in embedded.names():

@@ -181,6 +181,7 @@ def load_source(
     evidence=config.evidence,
     frames=config.frames,
     missed=config.missed,
+    depth=config.depth,
   )
 
 

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from corejax import errors
 from corejax import parts as parts_lib
@@ -78,6 +79,43 @@ def check_rejected(
     f'than --max_bad={max_bad:g}: see {out / "rejected.jsonl"}, mend the data, '
     f'or give --max_bad={min(1.0, share + 0.005):.2f}'
   )
+
+
+def read_parts(
+  folder: runs.RunFolder,
+  parts: parts_lib.PartStore,
+  total: int,
+  max_bad: float,
+) -> tuple[list[Mapping[str, np.ndarray]], list[dict], list[dict]]:
+  """Reads every part back; writes examples.jsonl and rejected.jsonl.
+
+  Args:
+    folder: of the run.
+    parts: whose heads have 'rows' and 'rejected', each with its 'index'.
+    total: records of all parts.
+    max_bad: share that may be rejected.
+
+  Returns:
+    (arrays of each part, rows of examples.jsonl, rejected records).
+
+  Raises:
+    UserError: too many records were rejected, or a part is unreadable.
+  """
+  missing = set(parts.missing())
+  read = [parts.open(i) for i in range(parts.n_parts) if i not in missing]
+  rows = [row for head, _ in read for row in head['rows']]
+  rejected = [row for head, _ in read for row in head['rejected']]
+  folder.write_lines('rejected.jsonl', rejected)
+  check_rejected(
+    rejected, len(rejected) + len(rows), total, max_bad, folder.path
+  )
+  seen = sorted(row['index'] for row in [*rows, *rejected])
+  if seen != list(range(total)):
+    raise AssertionError(f'{folder.path}: records lost or doubled')
+  if not rows:
+    raise errors.UserError(f'{folder.path}: no example could be used')
+  folder.write_lines('examples.jsonl', rows)
+  return [arrays for _, arrays in read], rows, rejected
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@
                       one part of the store: score and logprob [X sets, B]
 
 The pictures' features do not depend on the decoder's heads, so the tower runs
-once a picture however many sets there are. Set 0 is the intact model.
+once a picture however many sets there are; and what the questions of a batch
+begin with is read once a set (prefixes.py), where all of them have it cut
+alike. Set 0 is the intact model.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,11 +32,16 @@ from corejax import scoring
 from corejax.data import example as example_lib
 from corejax.experiments import buckets
 from corejax.experiments import features as features_lib
+from corejax.experiments import prefixes
 from corejax.experiments import resources as resources_lib
 from corejax.experiments import session
 from corejax.experiments import sweep_steps
 
 FORCED, GENERATED = 'forced', 'generated'
+# Modes that do the same to the row of a prefix whatever question follows: not
+# resample, whose donors are aligned from the right, nor the knockouts, whose
+# regions are the question's own.
+_BLIND = ('zero', 'mean', 'uniform')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,13 +145,18 @@ def read(
 
 @dataclasses.dataclass(frozen=True)
 class Padded:
-  """A batch as the model takes it, and what an ablation must know of it."""
+  """A batch as the model takes it, and what an ablation must know of it.
+
+  With a prefix, all others are of what follows it; then region_BS is not there.
+  """
 
   inputs: inputs_lib.Inputs
   rows: rows_lib.Rows
   region_BS: Any
   answer_BA: Any
   answer_rows_BA: Any
+  prefix: prefixes.Prefix | None = None
+  prefix_rows: rows_lib.Rows | None = None
 
   @property
   def length(self) -> int:
@@ -178,6 +190,9 @@ class Runner:
     self._reference = reference
     self._n_reference = min(n_reference, len(reference))
     self._cache = features_lib.FeatureCache(resources)
+    self._sharing = prefixes.Sharing(
+      resources, options.batch_size, len(self._groups)
+    )
     self._means = None
 
   def start(self, batch: Batch) -> Callable[[], dict[str, np.ndarray]]:
@@ -201,22 +216,30 @@ class Runner:
     ablation_lib.refuse_vacuous(options.kind(heads_lib.HeadSet()), lengths)
     if options.answers == GENERATED:
       return self._generated(batch)
-    padded = self.pad(batch)
+    padded = self.pad(batch, share=options.mode in _BLIND)
     sweep = self._sweep(padded, self._replacement(batch, padded))
+    prefix_sweep = None
+    if padded.prefix_rows is not None:
+      before = dataclasses.replace(padded, rows=padded.prefix_rows)
+      prefix_sweep = self._sweep(before, self._replacement(batch, before))
+    loaded = self._resources.loaded
     found = []
     with jax.default_matmul_precision(self._resources.precision):
       for x in range(len(self._groups)):
         found.append(
           sweep_steps.force(
-            self._resources.loaded.model,
+            loaded.model,
             padded.inputs,
             padded.answer_rows_BA,
             padded.answer_BA,
             sweep,
             jnp.int32(x),
-            forward=self._resources.loaded.forward,
+            forward=loaded.forward,
             attend=self._resources.attend,
             mesh=self._resources.mesh,
+            prefix=padded.prefix,
+            prefix_sweep=prefix_sweep,
+            new_cache=loaded.new_cache if padded.prefix is not None else None,
           )
         )
 
@@ -273,12 +296,15 @@ class Runner:
 
     return wait
 
-  def pad(self, batch: Batch, whole: Batch | None = None) -> Padded:
+  def pad(
+    self, batch: Batch, whole: Batch | None = None, share: bool = False
+  ) -> Padded:
     """The batch, filled up with copies of its first example.
 
     Args:
       batch: to be padded.
       whole: the same with answers, if `batch` is prompts.
+      share: what its prompts begin with may be read apart.
     """
     resources, size = self._resources, self._options.batch_size
     fill = [0] * (size - len(batch.encoded))
@@ -294,22 +320,42 @@ class Runner:
     encoded, features_ID = self._cache.look(
       encoded, pictures, size * bucket.length
     )
-    inputs = resources.loaded.processor.collate(encoded, bucket.length, 0)
     rows = evidence.batch_rows(annotated, bucket.length)
-    region_BS = np.full((size, bucket.length), regions.OTHER_TEXT, np.int8)
+    plan = self._sharing.plan(encoded, annotated) if share else None
+    before, prefix_rows = None, None
+    if plan is not None:
+      prefix_rows, rows = plan.rows(rows)
+      encoded, annotated = plan.suffixes, plan.annotated
+      bucket = plan.suffix
+      before = (
+        resources.loaded.processor.collate(plan.prefixes, plan.length, 0),
+        np.array(plan.index, np.int32),
+      )
+    region_BS = None
+    if plan is None:
+      region_BS = np.full((size, bucket.length), regions.OTHER_TEXT, np.int8)
+      for b, a in enumerate(annotated):
+        region_BS[b, : len(a.region_T)] = a.region_T
     answer_BA = np.full((size, bucket.rows), -1, np.int32)
     answer_rows_BA = np.full((size, bucket.rows), -1, np.int32)
     for b, (e, a) in enumerate(zip(encoded, annotated)):
-      region_BS[b, : len(a.region_T)] = a.region_T
       answer_BA[b, : len(e.answer_A)] = e.answer_A
       answer_rows_BA[b, : len(a.rows['answer'])] = a.rows['answer']
+    inputs = resources.loaded.processor.collate(encoded, bucket.length, 0)
     arrays = (inputs, rows, region_BS, answer_BA, answer_rows_BA)
-    if resources.mesh is not None:
-      arrays = resources_lib.spread(arrays, resources.mesh, 'data')
-    else:
-      arrays = jax.tree.map(jnp.asarray, arrays)
+    arrays, before, prefix_rows = self._spread((arrays, before, prefix_rows))
     inputs = dataclasses.replace(arrays[0], features_ID=features_ID)
-    return Padded(inputs, *arrays[1:])
+    prefix = None
+    if before is not None:
+      prefix = prefixes.Prefix(
+        dataclasses.replace(before[0], features_ID=features_ID), before[1]
+      )
+    return Padded(inputs, *arrays[1:], prefix, prefix_rows)
+
+  def _spread(self, tree: Any) -> Any:
+    if self._resources.mesh is None:
+      return jax.tree.map(jnp.asarray, tree)
+    return resources_lib.spread(tree, self._resources.mesh, 'data')
 
   def _sweep(
     self, padded: Padded, replacement: replacement_lib.Replacement | None

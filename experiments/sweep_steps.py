@@ -11,10 +11,13 @@ from corejax import inputs as inputs_lib
 from corejax import likelihood
 from corejax import probe as probe_lib
 from corejax import regions
+from corejax.experiments import prefixes
 from corejax.models import generate as generate_lib
 
 
-@functools.partial(jax.jit, static_argnames=('forward', 'attend', 'mesh'))
+@functools.partial(
+  jax.jit, static_argnames=('forward', 'attend', 'mesh', 'new_cache')
+)
 def force(
   model: Any,
   inputs: inputs_lib.Inputs,
@@ -26,14 +29,32 @@ def force(
   forward: Any,
   attend: Any,
   mesh: jax.sharding.Mesh | None,
+  prefix: prefixes.Prefix | None = None,
+  prefix_sweep: ablation_lib.Sweep | None = None,
+  new_cache: Any = None,
 ) -> jax.Array:
-  """float32 [2, B]: is the forced answer right, and its log p in nats."""
+  """float32 [2, B]: is the forced answer right, and its log p in nats.
+
+  With a prefix, the inputs and the sweep's rows are those that follow it, and
+  prefix_sweep is the same sweep over its own rows.
+  """
+  cache = None
+  if prefix is not None and prefix_sweep is not None:
+    cache = prefix.read(
+      model,
+      inputs.tokens_BT.shape[1],
+      forward=forward,
+      attend=attend,
+      new_cache=new_cache,
+      control=prefix_sweep.at(x),
+    )
   out = forward(
     model,
     inputs,
     attend=attend,
     control=sweep.at(x),
     logit_rows_BP=jnp.maximum(answer_rows_BA, 0),
+    cache=cache,
   )
   forced = likelihood.forced(out.logits_BPV, answer_BA)
   return _whole(

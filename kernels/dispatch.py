@@ -18,9 +18,12 @@ from corejax import control as control_lib
 from corejax import errors
 from corejax import masks
 from corejax import probe as probe_lib
+from corejax.kernels import cudnn
 from corejax.kernels import limits
 from corejax.kernels import reference
 from corejax.kernels import sharding
+from corejax.kernels import tpu_pallas
+from corejax.kernels import triton
 from corejax.kernels import xla
 
 sharded = sharding.sharded
@@ -44,10 +47,16 @@ class Implementation:
   unsupported: Callable[..., str | None] = _serves_all
 
 
-# In order of preference; the last two serve every call.
+# In order of preference. `reference` serves every call, so that what comes
+# after it is taken by name only (cudnn: its docstring says why).
 IMPLEMENTATIONS = {
+  'triton': Implementation(triton.head_sparse_attention, triton.unsupported),
+  'tpu_pallas': Implementation(
+    tpu_pallas.head_sparse_attention, tpu_pallas.unsupported
+  ),
   'xla': Implementation(xla.head_sparse_attention),
   'reference': Implementation(reference.head_sparse_attention),
+  'cudnn': Implementation(cudnn.head_sparse_attention, cudnn.unsupported),
 }
 
 

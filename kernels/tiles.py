@@ -16,6 +16,7 @@ left out of the walk of each. All is integer arithmetic on scalars of one
 import dataclasses
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from corejax.kernels import limits as limits_lib
@@ -187,17 +188,18 @@ def seen(
 ) -> jax.Array:
   """bool [block_q, block_k]: which keys of the tile each row may read."""
   b, n = rows.b, rows.n
-  i = rows.first + jnp.arange(block_q, dtype=jnp.int32)[:, None]
-  j = tile * block_k + jnp.arange(block_k, dtype=jnp.int32)[None]
-  back = i - j
+  i = rows.first + lax.broadcasted_iota(jnp.int32, (block_q, 1), 0)
+  j = tile * block_k + lax.broadcasted_iota(jnp.int32, (1, block_k), 1)
+  # Bounds by row, so that the square takes four comparisons; with a distance
+  # i - j it takes eight steps and as long as the exponentials of its scores.
   start = limits.start_B[b]
-  allowed = (j >= start) & (j < limits.end_B[b])
+  low = jnp.maximum(start, i - limits.model_window_B[b] + 1)
+  high = limits.end_B[b]
   if causal:
-    allowed &= back >= 0
-  allowed &= back < limits.model_window_B[b]
-  allowed &= (back < limits.window_BN[b, n]) | (
-    j - start < limits.sink_BN[b, n]
-  )
+    high = jnp.minimum(high, i + 1)
+  band_low = i - limits.window_BN[b, n] + 1
+  sink_stop = start + limits.sink_BN[b, n]
+  allowed = (j >= low) & (j < high) & ((j >= band_low) | (j < sink_stop))
   if limits.q_segment_BT is not None and limits.kv_segment_BS is not None:
     kv_segment = _part(limits.kv_segment_BS, b, tile * block_k, block_k)
     q_segment = _part(limits.q_segment_BT, b, rows.t, block_q)

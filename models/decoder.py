@@ -157,17 +157,21 @@ class DecoderConfig:
       object.__setattr__(self, 'windows', windows)
 
   @classmethod
-  def from_hf(cls, hf: Any, *, tie: bool) -> 'DecoderConfig':
+  def from_hf(
+    cls, hf: Any, *, tie: bool, kind: str = '', mrope: str = ''
+  ) -> 'DecoderConfig':
     """Reads a text config object of transformers 5.
 
     Args:
       hf: LlamaConfig, MistralConfig, Qwen2Config or Qwen3Config.
       tie: does the whole model tie its head?
+      kind: the backbone that it computes as; '' is hf.model_type.
+      mrope: key of rope.MROPE; '' is none.
 
     Raises:
       UserError: another backbone, or a setting that is not supported.
     """
-    kind = hf.model_type
+    kind = kind or hf.model_type
     if kind not in HANDLED_KEYS:
       raise errors.UserError(
         f'text_config: backbone {kind!r} is not supported; supported are '
@@ -187,7 +191,7 @@ class DecoderConfig:
       head_dim=head_dim,
       max_length=hf.max_position_embeddings,
       rope=rope.RopeConfig.from_hf(
-        hf.rope_parameters or {}, head_dim, hf.max_position_embeddings
+        hf.rope_parameters or {}, head_dim, hf.max_position_embeddings, mrope
       ),
       rms_eps=hf.rms_norm_eps,
       act=layers.check_activation(hf.hidden_act, 'text_config'),
@@ -240,12 +244,8 @@ class Attention(nnx.Module):
   """Grouped-query attention around a function that is handed in."""
 
   def __init__(self, config: DecoderConfig, stack, dtype):
-    n, k, h, d = (
-      config.n_heads,
-      config.n_kv_heads,
-      config.head_dim,
-      config.d_model,
-    )
+    n, k, h = config.n_heads, config.n_kv_heads, config.head_dim
+    d = config.d_model
     opts: Any = dict(stack=stack, dtype=dtype)
     qkv: Any = dict(bias=config.qkv_bias, **opts)
     self.q = layers.Linear((n, h), (d,), **qkv)
@@ -404,18 +404,20 @@ def run(
   control: control_lib.HeadControl | None = None,
   probe: probe_lib.Probe | None = None,
   cache: cache_lib.Cache | None = None,
+  deep_XBTD: jax.Array | None = None,
 ) -> DecoderOut:
   """All layers.
 
   Args:
     decoder: the parameters.
     x_BTD: embeddings, in the parameters' dtype.
-    positions_BT: int32 RoPE positions.
+    positions_BT: int32 RoPE positions; [B, 3, T] with M-RoPE.
     mask: who may read whom.
     attend: the attention, see corejax.attention.
     control: edits of heads, stacked on layers.
     probe: what to measure; the same rows and regions in every layer.
     cache: what was read before these rows, see corejax.cache.
+    deep_XBTD: DeepStack (arXiv 2406.04334): [x] is added to layer x's output.
 
   Returns:
     A DecoderOut.
@@ -432,7 +434,7 @@ def run(
     end_B = jnp.full(batch, length, jnp.int32)
   offset_B = 0 if mask.q_offset_B is None else mask.q_offset_B[:, None]
   is_real_BT = jnp.arange(length) + offset_B < end_B[:, None]
-  length_B = jnp.where(is_real_BT, positions_BT, -1).max(-1) + 1
+  length_B = rope.reached(positions_BT, is_real_BT)
   turn = rope.turns(config.rope, positions_BT, length_B, x_BTD.dtype)
   graph, params = nnx.split(decoder.layers)
   stacked, shared = (None, None) if control is None else control.per_layer()
@@ -441,7 +443,7 @@ def run(
     window_L = jnp.asarray(config.windows, jnp.int32)
 
   def body(x_BTD, xs):
-    params, layer_control, window, kept = xs
+    params, layer, layer_control, window, kept = xs
     layer_mask = mask
     if window is not None:
       if mask.window is not None:
@@ -456,11 +458,12 @@ def run(
     out = nnx.merge(graph, params)(
       x_BTD, turn, layer_mask, attend, layer_control, probe, layer_cache
     )
-    return out.x_BTD, (out.measured, out.kv)
+    return layers.add_deep(out.x_BTD, deep_XBTD, layer), (out.measured, out.kv)
 
   with jax.named_scope('decoder'):
+    layer_L = jnp.arange(config.n_layers)
     x_BTD, (measured, kv) = jax.lax.scan(
-      body, x_BTD, (params, stacked, window_L, kept)
+      body, x_BTD, (params, layer_L, stacked, window_L, kept)
     )
     if placed is not None and kv is not None:
       cache = placed.extended(*kv)

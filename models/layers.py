@@ -127,3 +127,21 @@ def layer_norm(norm: Norm, x: jax.Array, eps: float) -> jax.Array:
   wide = wide * norm.weight[...].astype(jnp.float32)
   assert norm.bias is not None
   return (wide + norm.bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
+def add_deep(
+  x_BTD: jax.Array, deep_XBTD: jax.Array | None, layer: jax.Array
+) -> jax.Array:
+  """DeepStack: what a layer writes, with its own share of visual features.
+
+  Args:
+    x_BTD: what the layer writes.
+    deep_XBTD: of the first X layers; 0 at rows that are not visual. None adds
+      nothing.
+    layer: int32, the layer's number; traced.
+  """
+  if deep_XBTD is None:
+    return x_BTD
+  n_deep = deep_XBTD.shape[0]
+  own_BTD = deep_XBTD[jnp.minimum(layer, n_deep - 1)]
+  return x_BTD + jnp.where(layer < n_deep, own_BTD, 0)

@@ -269,18 +269,31 @@ def read(folder: str | pathlib.Path, pad: bool | None = None) -> PixelSpec:
   Raises:
     UserError: no such file, unreadable, or it asks for what is not built.
   """
+  config, where = find(folder)
+  return parse(config, where, pad)
+
+
+def find(folder: str | pathlib.Path) -> tuple[Any, str]:
+  """(the image processor's settings, the file that holds them).
+
+  Raises:
+    UserError: no such file, or unreadable.
+  """
   folder = pathlib.Path(folder)
   path = folder / 'processor_config.json'
   if path.exists():
     config = checkpoint.read_json(path)
     if 'image_processor' in config:
-      return parse(config['image_processor'], str(path), pad)
+      return config['image_processor'], str(path)
   path = folder / 'preprocessor_config.json'
-  return parse(checkpoint.read_json(path), str(path), pad)
+  return checkpoint.read_json(path), str(path)
 
 
 def parse(
-  config: Mapping[str, Any], where: str, pad: bool | None = None
+  config: Mapping[str, Any],
+  where: str,
+  pad: bool | None = None,
+  classes: Mapping[str, Mapping[str, Any]] = _CLASSES,
 ) -> PixelSpec:
   """A preprocessor_config.json's content as a PixelSpec.
 
@@ -288,6 +301,8 @@ def parse(
     config: the JSON object.
     where: file name for messages.
     pad: see `read`.
+    classes: HF class -> the defaults of what a file may leave out; a file
+      that names none has the first.
 
   Raises:
     UserError: unknown class, unknown key, or a value that is not built.
@@ -301,17 +316,17 @@ def parse(
   # HF takes a null for the class default.
   config = {k: v for k, v in config.items() if v is not None}
   kind = config.get('image_processor_type') or config.get(
-    'feature_extractor_type', 'LlavaImageProcessor'
+    'feature_extractor_type', next(iter(classes))
   )
   base = str(kind).removesuffix('Fast').removesuffix('Pil')
-  if base not in _CLASSES:
-    refuse('image_processor_type', kind, f'one of {", ".join(_CLASSES)}')
+  if base not in classes:
+    refuse('image_processor_type', kind, f'one of {", ".join(classes)}')
   for key in config:
     if key not in _HANDLED | _IGNORED:
       refuse(key, config[key], 'no such key (it might change the pixels)')
   if config.get('data_format') not in (None, 'channels_first'):
     refuse('data_format', config['data_format'], "'channels_first'")
-  value = {**_SHARED, **_CLASSES[base], **config}
+  value = {**_SHARED, **classes[base], **config}
   for key in (*_SWITCHES, 'default_to_square'):
     if type(value[key]) is not bool:
       refuse(key, value[key], 'true or false')

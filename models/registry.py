@@ -16,8 +16,16 @@ from corejax import probe as probe_lib
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
 
-# key -> module with `FAMILY: Family`
-_MODULES = {'llava_flax': 'corejax.models.llava.family'}
+# key -> module with `FAMILY: Family`, or with that of another name behind ':'
+_MODULES = {
+  'llava_flax': 'corejax.models.llava.family',
+  'qwen2_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_VL',
+  'qwen2_5_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_5_VL',
+  'qwen3_vl_flax': 'corejax.models.qwen_vl.family:QWEN3_VL',
+  'internvl_flax': 'corejax.models.internvl.family',
+  'llava_next_flax': 'corejax.models.llava_next.family',
+  'llava_onevision_flax': 'corejax.models.llava_onevision.family',
+}
 
 
 class Processor(Protocol):
@@ -96,8 +104,8 @@ class Forward(Protocol):
 class See(Protocol):
   """`see(model, vision, *, attend)`: the tower and projector alone.
 
-  Returns [M, I, D], I features a picture; flattened to [M * I, D] they are
-  what `inputs.features_ID` takes. Pure, as forward is.
+  Returns [M, I, D], I features a picture (those of padding last); flattened to
+  [M * I, D] they are what `inputs.features_ID` takes. Pure, as forward is.
   """
 
   def __call__(
@@ -161,6 +169,8 @@ class Family:
     towers: vision towers with parity tests.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
+    trained: trained weights that come with corejax, by name.
+    video: are videos read?
   """
 
   key: str
@@ -168,6 +178,8 @@ class Family:
   towers: tuple[str, ...]
   load: Any
   load_processor: Any
+  trained: tuple[str, ...] = ()
+  video: bool = False
 
 
 def keys() -> tuple[str, ...]:
@@ -185,4 +197,5 @@ def get(key: str) -> Family:
     raise errors.UserError(
       f'--model={key}: no such model; there are {", ".join(_MODULES)}'
     )
-  return importlib.import_module(_MODULES[key]).FAMILY
+  module, _, name = _MODULES[key].partition(':')
+  return getattr(importlib.import_module(module), name or 'FAMILY')

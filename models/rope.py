@@ -10,6 +10,12 @@ divided by a factor); 'dynamic' (NTK: the base grows with the length beyond the
 trained one); 'llama3' (low frequencies divided, middle ones blended); 'yarn'
 (arXiv 2309.00071: a ramp over the dims, and a temperature).
 
+M-RoPE (Qwen2-VL, arXiv 2409.12191): a token has three positions, time, row and
+column (text has the same three times), and each slot is turned by one of them:
+
+    sections (2, 3, 3)    chunked        t t h h h w w w        Qwen2-VL, 2.5
+                          interleaved    t h w t h w t h        Qwen3-VL
+
 Deviation: 'dynamic' takes each sequence's own length, transformers the longest
 of the batch (and the longest seen before), so that a score here does not
 depend on what an example is batched with.
@@ -53,6 +59,11 @@ KINDS: Mapping[str, frozenset[str]] = {
   ),
 }
 _ALWAYS = frozenset({'rope_type', 'type', 'rope_theta'})
+# How M-RoPE spreads its sections -> transformers' default sections.
+MROPE: Mapping[str, tuple[int, int, int]] = {
+  'chunked': (16, 24, 24),
+  'interleaved': (24, 20, 20),
+}
 _NUMBERS = frozenset().union(*KINDS.values(), ['rope_theta']) - {'truncate'}
 _OFF_AT_0 = frozenset({'beta_fast', 'beta_slow', 'mscale', 'mscale_all_dim'})
 
@@ -75,6 +86,8 @@ class RopeConfig:
       ramp starts and ends.
     truncate: 'yarn': round the ramp's ends outwards.
     scale: factor on cos and sin ('yarn' temperature).
+    mrope: key of MROPE; '' is one position a token.
+    sections: of M-RoPE: slots of time, row and column.
   """
 
   head_dim: int
@@ -89,10 +102,16 @@ class RopeConfig:
   beta_slow: float = 1.0
   truncate: bool = True
   scale: float = 1.0
+  mrope: str = ''
+  sections: tuple[int, ...] = ()
 
   @classmethod
   def from_hf(
-    cls, params: Mapping[str, Any], head_dim: int, max_length: int
+    cls,
+    params: Mapping[str, Any],
+    head_dim: int,
+    max_length: int,
+    mrope: str = '',
   ) -> 'RopeConfig':
     """Reads `rope_parameters` as AutoConfig of transformers 5 normalises them.
 
@@ -100,9 +119,11 @@ class RopeConfig:
       params: the dict.
       head_dim: H.
       max_length: max_position_embeddings.
+      mrope: key of MROPE where the family has M-RoPE.
 
     Raises:
-      UserError: an unknown kind, an unknown key, or a partial rotation.
+      UserError: an unknown kind, an unknown key, a partial rotation, or
+        sections that are not M-RoPE's.
     """
     kind = params.get('rope_type', params.get('type', 'default'))
     if not isinstance(kind, str) or kind not in KINDS:
@@ -115,6 +136,7 @@ class RopeConfig:
         f'partial_rotary_factor={params["partial_rotary_factor"]} is not '
         'supported; only heads that are rotated in full are'
       )
+    sections = _sections(known, head_dim, mrope) if mrope else ()
     unknown = sorted(known.keys() - KINDS[kind] - _ALWAYS)
     if unknown:
       raise errors.UserError(
@@ -153,7 +175,43 @@ class RopeConfig:
       beta_slow=read('beta_slow') or 1.0,
       truncate=bool(known.get('truncate', True)),
       scale=_yarn_scale(known) if kind == 'yarn' else 1.0,
+      mrope=mrope,
+      sections=sections,
     )
+
+
+def _sections(
+  known: dict[str, Any], head_dim: int, mrope: str
+) -> tuple[int, ...]:
+  """Takes M-RoPE's own keys out of `rope_parameters`."""
+  sections = known.pop('mrope_section', MROPE[mrope])
+  if (
+    not isinstance(sections, (list, tuple))
+    or len(sections) != 3
+    or not all(type(n) is int and n >= 0 for n in sections)
+    or sum(sections) != head_dim // 2
+  ):
+    raise errors.UserError(
+      f'rope_parameters: mrope_section={sections!r}; expected three whole '
+      f'numbers that add up to half of head_dim={head_dim}'
+    )
+  is_interleaved = mrope == 'interleaved'
+  if known.pop('mrope_interleaved', is_interleaved) != is_interleaved:
+    raise errors.UserError(
+      f'rope_parameters: mrope_interleaved={not is_interleaved}; this family '
+      f'has {mrope} sections'
+    )
+  return tuple(sections)
+
+
+def slot_axes(config: RopeConfig) -> np.ndarray:
+  """int [H/2]: which position turns each slot: 0 time, 1 row, 2 column."""
+  if config.mrope == 'chunked':
+    return np.repeat(np.arange(3), config.sections)
+  axis_F = np.zeros(config.head_dim // 2, np.int64)
+  for axis in (1, 2):
+    axis_F[axis : 3 * config.sections[axis] : 3] = axis
+  return axis_F
 
 
 def check_numbers(params: Mapping[str, Any]) -> None:
@@ -265,6 +323,13 @@ class Turns:
   sin_BT1H: jax.Array
 
 
+def reached(positions_BT: jax.Array, is_real_BT: jax.Array) -> jax.Array:
+  """int32 [B], positions in use: one more than the largest of a real row."""
+  if positions_BT.ndim == 3:
+    positions_BT = positions_BT.max(1)
+  return jnp.where(is_real_BT, positions_BT, -1).max(-1) + 1
+
+
 def turns(
   config: RopeConfig,
   positions_BT: jax.Array,
@@ -275,13 +340,22 @@ def turns(
 
   Args:
     config: which rotary embedding.
-    positions_BT: int32 [B, T].
+    positions_BT: int32 [B, T], or [B, 3, T] where the model has M-RoPE.
     length_B: int32 [B], see `frequencies`.
     dtype: of the model.
+
+  Raises:
+    ValueError: three positions a token for a model that has one.
   """
   with jax.named_scope('rope'):
+    if positions_BT.ndim == 3:
+      if not config.mrope:
+        raise ValueError(f'{positions_BT.shape=} must be [B, T]: no M-RoPE')
+      turned_BTF = positions_BT[:, slot_axes(config)].swapaxes(1, 2)
+    else:
+      turned_BTF = positions_BT[..., None]
     frequency_B1F = frequencies(config, length_B)[:, None, :]
-    angle = positions_BT[..., None].astype(jnp.float32) * frequency_B1F
+    angle = turned_BTF.astype(jnp.float32) * frequency_B1F
     angle = jnp.concatenate([angle, angle], -1)[:, :, None, :]
     return Turns(
       (jnp.cos(angle) * config.scale).astype(dtype),

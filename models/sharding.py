@@ -44,9 +44,12 @@ class Rules:
 RULES = Rules(
   (
     (r'.*\.layers\.attn\.[qkv]\.(weight|bias)', 1),  # [L, N, H, D], [L, N, H]
+    (r'.*\.layers\.attn\.qkv\.(weight|bias)', 2),  # [L, 3, N, H, D]
     (r'.*\.layers\.attn\.o\.weight', 2),  # [L, D, N, H]
     (r'.*\.layers\.mlp\.(gate|up)\.(weight|bias)', 1),  # [L, F, D], [L, F]
     (r'.*\.layers\.mlp\.down\.weight', 2),  # [L, D, F]
+    (r'.*\.(merger|deep\.\d+)\.fc1\.(weight|bias)', 0),  # [F, C], [F]
+    (r'.*\.(merger|deep\.\d+)\.fc2\.weight', 1),  # [D, F]
     (r'.*\.layers\.fc1\.(weight|bias)', 1),  # [L, F, D], [L, F]
     (r'.*\.layers\.fc2\.weight', 2),  # [L, D, F]
     (r'.*\.(embed|head)\.weight', 0),  # [V, D]

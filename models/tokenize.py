@@ -9,6 +9,7 @@ Prompt and answer are tokenised as one string: an answer tokenised alone would
 get other ids (a leading space, a merge).
 """
 
+from collections.abc import Sequence
 import dataclasses
 import os
 import pathlib
@@ -187,22 +188,40 @@ def expand(
   """The prompt with each picture's placeholder repeated `count` times.
 
   Raises:
+    Rejected: see `fill`.
+  """
+  return fill(rendered, token, [token * count] * n_media)
+
+
+def fill(
+  rendered: prompt_lib.Rendered, token: str, texts: Sequence[str]
+) -> prompt_lib.Rendered:
+  """The prompt with a text in each placeholder's place, in their order.
+
+  Args:
+    rendered: the prompt.
+    token: the placeholder.
+    texts: one a picture.
+
+  Raises:
     Rejected: the text holds another number of placeholders than pictures (a
       question that spells one).
   """
-  found = rendered.text.count(token)
-  if found != n_media:
+  parts = rendered.text.split(token)
+  if len(parts) - 1 != len(texts):
     raise errors.Rejected(
       errors.Reason.IMAGE_TOKENS,
-      f'the prompt holds {token!r} {found} times, for {n_media} pictures',
+      f'the prompt holds {token!r} {len(parts) - 1} times, for {len(texts)} '
+      'pictures',
     )
   start, stop = rendered.question
-  extra = len(token) * (count - 1)
-  shift = extra * rendered.text.count(token, 0, start)
+  before = rendered.text.count(token, 0, start)
+  shift = sum(len(text) - len(token) for text in texts[:before])
+  whole = ''.join(
+    part for pair in zip(parts, [*texts, ''], strict=True) for part in pair
+  )
   return prompt_lib.Rendered(
-    rendered.text.replace(token, token * count),
-    (start + shift, stop + shift),
-    rendered.answer,
+    whole, (start + shift, stop + shift), rendered.answer
   )
 
 

@@ -76,7 +76,7 @@ class WeightMap:
     return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
-def _both(
+def both(
   name: str, path: str, weight: tuple[int, ...] = (), bias: tuple[int, ...] = ()
 ) -> tuple[Entry, Entry]:
   """Weight and bias; which of them exists is the model's business."""
@@ -107,15 +107,15 @@ def decoder(name: str, path: str, head: str) -> tuple[Entry, ...]:
     Entry(
       f'{layer}.post_attention_layernorm.weight', f'{block}.post_norm.weight'
     ),
-    *_both(f'{layer}.self_attn.q_proj', f'{block}.attn.q', **_HEADS_OUT),
-    *_both(f'{layer}.self_attn.k_proj', f'{block}.attn.k', **_HEADS_OUT),
-    *_both(f'{layer}.self_attn.v_proj', f'{block}.attn.v', **_HEADS_OUT),
-    *_both(f'{layer}.self_attn.o_proj', f'{block}.attn.o', **_HEADS_IN),
+    *both(f'{layer}.self_attn.q_proj', f'{block}.attn.q', **_HEADS_OUT),
+    *both(f'{layer}.self_attn.k_proj', f'{block}.attn.k', **_HEADS_OUT),
+    *both(f'{layer}.self_attn.v_proj', f'{block}.attn.v', **_HEADS_OUT),
+    *both(f'{layer}.self_attn.o_proj', f'{block}.attn.o', **_HEADS_IN),
     Entry(f'{layer}.self_attn.q_norm.weight', f'{block}.attn.q_norm.weight'),
     Entry(f'{layer}.self_attn.k_norm.weight', f'{block}.attn.k_norm.weight'),
-    *_both(f'{layer}.mlp.gate_proj', f'{block}.mlp.gate'),
-    *_both(f'{layer}.mlp.up_proj', f'{block}.mlp.up'),
-    *_both(f'{layer}.mlp.down_proj', f'{block}.mlp.down'),
+    *both(f'{layer}.mlp.gate_proj', f'{block}.mlp.gate'),
+    *both(f'{layer}.mlp.up_proj', f'{block}.mlp.up'),
+    *both(f'{layer}.mlp.down_proj', f'{block}.mlp.down'),
   )
 
 
@@ -126,14 +126,14 @@ def tower(name: str, path: str) -> tuple[Entry, ...]:
   return (
     Entry(f'{embeddings}.class_embedding', f'{path}.cls'),
     Entry(f'{embeddings}.position_embedding.weight', f'{path}.position'),
-    *_both(f'{embeddings}.patch_embedding', f'{path}.patch'),
-    *_both(f'{name}.pre_layrnorm', f'{path}.pre_norm'),  # spelt so in CLIP
-    *_both(f'{layer}.layer_norm1', f'{block}.norm1'),
-    *_both(f'{layer}.layer_norm2', f'{block}.norm2'),
-    *_both(f'{layer}.self_attn.q_proj', f'{block}.attn.q', **_HEADS_OUT),
-    *_both(f'{layer}.self_attn.k_proj', f'{block}.attn.k', **_HEADS_OUT),
-    *_both(f'{layer}.self_attn.v_proj', f'{block}.attn.v', **_HEADS_OUT),
-    *_both(f'{layer}.self_attn.out_proj', f'{block}.attn.o', **_HEADS_IN),
-    *_both(f'{layer}.mlp.fc1', f'{block}.fc1'),
-    *_both(f'{layer}.mlp.fc2', f'{block}.fc2'),
+    *both(f'{embeddings}.patch_embedding', f'{path}.patch'),
+    *both(f'{name}.pre_layrnorm', f'{path}.pre_norm'),  # spelt so in CLIP
+    *both(f'{layer}.layer_norm1', f'{block}.norm1'),
+    *both(f'{layer}.layer_norm2', f'{block}.norm2'),
+    *both(f'{layer}.self_attn.q_proj', f'{block}.attn.q', **_HEADS_OUT),
+    *both(f'{layer}.self_attn.k_proj', f'{block}.attn.k', **_HEADS_OUT),
+    *both(f'{layer}.self_attn.v_proj', f'{block}.attn.v', **_HEADS_OUT),
+    *both(f'{layer}.self_attn.out_proj', f'{block}.attn.o', **_HEADS_IN),
+    *both(f'{layer}.mlp.fc1', f'{block}.fc1'),
+    *both(f'{layer}.mlp.fc2', f'{block}.fc2'),
   )

@@ -15,6 +15,7 @@ from corejax import errors
 from corejax.data import example as example_lib
 from corejax.data import levels
 from corejax.data import prepared
+from corejax.data.scenes import haystack
 from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
 
@@ -27,6 +28,10 @@ _CATALOGUE = {
   'scenes_pages': (
     'drawn documents of --pages pages (2 to 8); tasks colour, page (and '
     'colour_twin, page_twin); splits train, validation, test; no files needed'
+  ),
+  'scenes_haystack': (
+    'drawn documents of --pages pages (2 or more), evidence at --depth; task '
+    'colour (and colour_twin); splits train, validation, test; no files needed'
   ),
   'mmdocir': (
     'MMDocIR: questions on PDF documents, boxes of the layouts that answer; '
@@ -214,6 +219,7 @@ def load(
   evidence: str = 'best',
   frames: int = 8,
   missed: str = 'move',
+  depth: str = haystack.ANY,
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -234,6 +240,8 @@ def load(
     frames: vidstg only: frames of a video shown at once.
     missed: vidstg only: 'move' a frame to the evidence where none shows it, or
       'reject' the record.
+    depth: scenes_haystack only: where the page with the evidence lies, '0'
+      (first) to '1' (last), or 'any'.
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -242,11 +250,17 @@ def load(
   split, part = _parse_split(split)
   if limit is not None and limit < 1:
     raise errors.UserError(f'--limit={limit}: expected 1 or more')
+  if depth != haystack.ANY and name != 'scenes_haystack':
+    raise errors.UserError(
+      f'--depth={depth[:40]}: {name} has none; it is for scenes_haystack'
+    )
   source: example_lib.Source
   if name in scenes.CONFIGS:
     config = scenes.CONFIGS[name]
     if name == 'scenes_pages' and pages is not None:
       config = scenes.paged(pages)
+    if name == 'scenes_haystack':
+      config = haystack.of(config.pages if pages is None else pages, depth)
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )

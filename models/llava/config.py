@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from corejax import errors
 from corejax.models import checkpoint
@@ -84,7 +84,7 @@ class LlavaConfig:
     return self.vision.n_tokens - (self.select == 'default')
 
   @classmethod
-  def from_hf(cls, hf: Any) -> 'LlavaConfig':
+  def from_hf(cls, hf: Any) -> Self:
     """Reads a LlavaConfig object of transformers 5.
 
     Raises:
@@ -117,6 +117,9 @@ class LlavaConfig:
     )
 
 
+_Config = TypeVar('_Config', bound=LlavaConfig)
+
+
 def _feature_layers(value: int | list[int], n_layers: int) -> tuple[int, ...]:
   """`vision_feature_layer` as indices from the bottom."""
   values = [value] if isinstance(value, int) else list(value)
@@ -135,11 +138,40 @@ def read(folder: pathlib.Path) -> LlavaConfig:
   Raises:
     UserError: not a LLaVA, a key that is not known, an unsupported setting.
   """
+  return read_as(LlavaConfig, 'llava', folder, HANDLED_KEYS)
+
+
+def read_as(
+  kind: type[_Config],
+  model_type: str,
+  folder: pathlib.Path,
+  handled: frozenset[str],
+) -> _Config:
+  """The config of a folder of one LLaVA-like family.
+
+  Args:
+    kind: with a `from_hf`.
+    model_type: what config.json must say.
+    folder: the checkpoint.
+    handled: keys that are read.
+
+  Raises:
+    UserError: another family, a key that is not known, an unsupported setting.
+  """
   path = folder / 'config.json'
   raw = checkpoint.read_json(path)
   try:
     check_numbers(raw)
-    return _checked(raw, checkpoint.normalised(folder))
+    hf = checkpoint.normalised(folder)
+    if hf.model_type != model_type:
+      raise errors.UserError(
+        f'model_type={hf.model_type!r} is not a LLaVA; '
+        f'{model_type}_flax reads model_type={model_type!r}'
+      )
+    # Before the keys: of an unsupported backbone or tower no key is known.
+    config = kind.from_hf(hf)
+    _check_keys(raw, config, handled)
+    return config
   except errors.UserError as error:
     raise errors.UserError(f'{path}: {error}') from error
 
@@ -167,15 +199,11 @@ def check_numbers(raw: Mapping[str, Any]):
         rope.check_numbers(value[key])
 
 
-def _checked(raw: Mapping[str, Any], hf: Any) -> LlavaConfig:
-  if hf.model_type != 'llava':
-    raise errors.UserError(
-      f'model_type={hf.model_type!r} is not a LLaVA; llava_flax reads '
-      "model_type='llava'"
-    )
-  # Before the keys: of an unsupported backbone or tower no key is known.
-  config = LlavaConfig.from_hf(hf)
-  checkpoint.check_keys(raw, HANDLED_KEYS, IGNORED_KEYS, '')
+def _check_keys(
+  raw: Mapping[str, Any], config: LlavaConfig, handled: frozenset[str]
+) -> None:
+  """Refuses keys that nobody reads."""
+  checkpoint.check_keys(raw, handled, IGNORED_KEYS, '')
   checkpoint.check_keys(
     raw.get('text_config') or {},
     decoder.HANDLED_KEYS[config.text.kind],
@@ -189,4 +217,3 @@ def _checked(raw: Mapping[str, Any], hf: Any) -> LlavaConfig:
     vision.IGNORED_KEYS,
     'vision_config.',
   )
-  return config

@@ -77,4 +77,5 @@ FAMILY = registry.Family(
   towers=('clip', 'siglip'),
   load=load,
   load_processor=load_processor,
+  trained=('scenes-8x8', 'scenes-4x8'),
 )

@@ -333,8 +333,8 @@ def load(
   _check_size(folder, spec, grid)
   path = folder / 'processor_config.json'
   asked = checkpoint.read_json(path) if path.exists() else {}
-  _check_tokens(path, asked, grid)
-  own_template = _own_template(folder)
+  check_tokens(path, asked, grid)
+  own_template = templates_lib.own_template(folder)
   tokenizer = tokenize.load(folder)
   # A tokenizer that names its image token has the last word, as in HF.
   image_token = getattr(tokenizer, 'image_token', None) or asked.get(
@@ -420,7 +420,7 @@ def _check_size(
     )
 
 
-def _check_tokens(
+def check_tokens(
   path: pathlib.Path, asked: Mapping[str, Any], grid: Grid
 ) -> None:
   """Refuses a processor_config.json whose token count is not the model's."""
@@ -445,18 +445,3 @@ def _check_tokens(
       f'num_additional_image_tokens={more} make {count} tokens a picture, the '
       f'model makes {grid.n_features}; correct them to fit config.json'
     )
-
-
-def _own_template(folder: pathlib.Path) -> Any:
-  """The chat template that has a file of its own, by HF's order of files."""
-  raw, wrapped = folder / 'chat_template.jinja', folder / 'chat_template.json'
-  if raw.exists():
-    try:
-      return raw.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-      raise errors.UserError(
-        f'{raw}: no chat template can be read ({error}); fetch it again'
-      ) from error
-  if wrapped.exists():
-    return checkpoint.read_json(wrapped).get('chat_template')
-  return None

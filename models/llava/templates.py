@@ -13,7 +13,7 @@ several pictures (`pages`, `frames` of a video) each is named, so that a
 question can refer to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -26,7 +26,7 @@ FILE = 'corejax.json'
 KINDS = ('image', 'pages', 'frames')
 
 
-def _pair(
+def pair(
   name: str, body: str, answer: str = ' {answer}'
 ) -> dict[str, prompt.PromptTemplate]:
   return {
@@ -41,13 +41,13 @@ def _pair(
 
 
 SETS: dict[str, dict[str, prompt.PromptTemplate]] = {
-  'vicuna': _pair('vicuna', 'USER: {media}{question} ASSISTANT:'),
-  'mistral': _pair('mistral', '[INST] {media}{question} [/INST]'),
-  'chatml': _pair(
+  'vicuna': pair('vicuna', 'USER: {media}{question} ASSISTANT:'),
+  'mistral': pair('mistral', '[INST] {media}{question} [/INST]'),
+  'chatml': pair(
     'chatml',
     '<|im_start|>user {media}{question}<|im_end|><|im_start|>assistant',
   ),
-  'llama3': _pair(
+  'llama3': pair(
     'llama3',
     '<|start_header_id|>user<|end_header_id|>\n\n{media}{question}<|eot_id|>'
     '<|start_header_id|>assistant<|end_header_id|>\n\n',
@@ -92,7 +92,12 @@ def own_settings(folder: str | pathlib.Path) -> dict[str, Any]:
 
 
 def choose(
-  folder: str | pathlib.Path, chat_template: Any, text_model: str
+  folder: str | pathlib.Path,
+  chat_template: Any,
+  text_model: str,
+  sets: Mapping[str, Mapping[str, prompt.PromptTemplate]] = SETS,
+  marks: Sequence[tuple[str, str]] = _MARKS,
+  text_models: Mapping[str, str] = _TEXT_MODELS,
 ) -> Mapping[str, prompt.PromptTemplate]:
   """The templates of a checkpoint, by kind of source.
 
@@ -101,6 +106,9 @@ def choose(
     chat_template: its chat template (Jinja), or several by name of which
       'default' counts; None without one.
     text_model: model_type of its text model.
+    sets: the family's templates by name.
+    marks: what a chat template holds -> name of its set.
+    text_models: without a chat template: text model -> name of its set.
 
   Raises:
     UserError: corejax.json names no set of ours, nothing tells which, or the
@@ -115,22 +123,37 @@ def choose(
     )
   name = own_settings(folder).get('templates')
   if name is not None:
-    if not isinstance(name, str) or name not in SETS:
+    if not isinstance(name, str) or name not in sets:
       raise errors.UserError(
         f'{pathlib.Path(folder) / FILE}: templates={name!r}; expected one of '
-        f'{", ".join(SETS)}'
+        f'{", ".join(sets)}'
       )
-    return SETS[name]
+    return sets[name]
   if chat_template is not None:
-    for mark, name in _MARKS:
+    for mark, name in marks:
       if mark in chat_template:
-        return SETS[name]
+        return sets[name]
     said = 'its chat template is none we know'
   else:
-    if text_model in _TEXT_MODELS:
-      return SETS[_TEXT_MODELS[text_model]]
+    if text_model in text_models:
+      return sets[text_models[text_model]]
     said = f'it has no chat template and a text model {text_model!r}'
   raise errors.UserError(
     f'{folder}: which prompt template? {said}; write {{"templates": NAME}} '
-    f'into its {FILE}, NAME one of {", ".join(SETS)}'
+    f'into its {FILE}, NAME one of {", ".join(sets)}'
   )
+
+
+def own_template(folder: pathlib.Path) -> Any:
+  """The chat template that has a file of its own, by HF's order of files."""
+  raw, wrapped = folder / 'chat_template.jinja', folder / 'chat_template.json'
+  if raw.exists():
+    try:
+      return raw.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(
+        f'{raw}: no chat template can be read ({error}); fetch it again'
+      ) from error
+  if wrapped.exists():
+    return checkpoint.read_json(wrapped).get('chat_template')
+  return None

@@ -148,3 +148,24 @@ def test_boxes_are_checked_when_made(corners):
   with pytest.raises(errors.Rejected) as caught:
     Box(0, *corners)
   assert caught.value.reason is errors.Reason.BAD_BOX
+
+
+def test_a_blend_covers_what_its_cells_do():
+  """A token of a quarter of one cell and three of the next."""
+  plain = np.array([[0.0, 0, 10, 10], [10, 0, 20, 10]])
+  layout = layout_lib.VisualLayout(
+    media_I=np.zeros(2, np.int32),
+    cell_IW=np.array([[7.5, 0, 17.5, 10], [10, 0, 20, 10]]),
+    size_M2=np.array([[20, 10]], np.int32),
+    base_I=np.zeros(2, bool),
+    blend=layout_lib.Blend(
+      share_IK=np.array([[0.25, 0.75], [1, 0]]),
+      cell_IKW=np.stack([plain, plain[[1, 1]]]),
+    ),
+  )
+  left, middle = (
+    example_lib.Box(0, x0, 0, x1, 1) for x0, x1 in ((0, 0.5), (0.25, 0.75))
+  )
+  np.testing.assert_allclose(layout.cover(left), [0.25, 0])
+  np.testing.assert_allclose(layout.cover(middle), [0.5, 0.5])
+  assert layout.tokens([left]).tolist() == [True, False]

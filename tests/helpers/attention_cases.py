@@ -70,6 +70,19 @@ def solved(name: str, seed: int):
   return problem, *reference.oracle(*problem.args)
 
 
+def seen(problem: Problem) -> np.ndarray:
+  """bool [B, N, T, S], read off the oracle with one-hot values."""
+  batch, n_rows, n_heads, _ = problem.q_BTNH.shape
+  n_keys = problem.k_BSKH.shape[1]
+  queries = np.zeros((batch, n_rows, n_heads, n_keys))
+  keys = np.zeros((batch, n_keys, 1, n_keys))
+  values = keys + np.eye(n_keys)[:, None]
+  out, _ = reference.oracle(
+    queries, keys, values, problem.mask, problem.control
+  )
+  return out.swapaxes(1, 2) > 0
+
+
 def draw(spec: Spec, seed: int) -> Problem:
   """One problem; windows run from 1 to beyond T, sinks from 0 to beyond S.
 

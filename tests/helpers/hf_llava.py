@@ -51,7 +51,16 @@ def config(
     text_kw, tower_kw: override the backbone's and the tower's settings.
     **kw: override the top level's.
   """
-  text_config = _TEXT[text](
+  return transformers.LlavaConfig(
+    text_config=text_config(text, text_kw),
+    vision_config=tower_config(tower, tower_kw),
+    **{'image_token_index': IMAGE_TOKEN, **kw},
+  )
+
+
+def text_config(text: str, overrides: dict | None = None):
+  """A backbone's config: 3 layers, 4 heads, head size 8, width 32."""
+  return _TEXT[text](
     **{
       'vocab_size': 64,
       'hidden_size': 32,
@@ -63,10 +72,14 @@ def config(
       'rms_norm_eps': 1e-5,
       'head_dim': 8,
       **({'sliding_window': None} if text == 'mistral' else {}),
-      **(text_kw or {}),
+      **(overrides or {}),
     }
   )
-  tower_config = _TOWER[tower](
+
+
+def tower_config(tower: str, overrides: dict | None = None):
+  """A tower's config: 3 layers, 5 heads, 3x3 patches and a rest of a pixel."""
+  return _TOWER[tower](
     **{
       'hidden_size': 20,
       'intermediate_size': 28,
@@ -74,13 +87,8 @@ def config(
       'num_attention_heads': 5,
       'image_size': 13,
       'patch_size': 4,
-      **(tower_kw or {}),
+      **(overrides or {}),
     }
-  )
-  return transformers.LlavaConfig(
-    text_config=text_config,
-    vision_config=tower_config,
-    **{'image_token_index': IMAGE_TOKEN, **kw},
   )
 
 
@@ -93,12 +101,13 @@ def build(
   rng = np.random.default_rng(seed)
   with torch.no_grad():
     for name, param in model.named_parameters():
-      param.copy_(torch.tensor(_draw(name, tuple(param.shape), rng)))
+      param.copy_(torch.tensor(draw(name, tuple(param.shape), rng)))
   model.tie_weights()
   return model
 
 
-def _draw(name: str, shape: tuple[int, ...], rng) -> np.ndarray:
+def draw(name: str, shape: tuple[int, ...], rng) -> np.ndarray:
+  """A parameter worth testing, by its name."""
   normal = rng.standard_normal(shape).astype(np.float32)
   if 'norm' in name and name.endswith('weight'):
     return rng.uniform(0.5, 1.6, shape).astype(np.float32)

@@ -108,7 +108,7 @@ def _declared(*extras):
 
 @pytest.mark.parametrize(
   ('folders', 'extras'),
-  [(tree.SOURCES, ('data',)), (('tests',), ('data', 'test'))],
+  [(tree.SOURCES, ('data', 'gpu')), (('tests',), ('data', 'test'))],
 )
 def test_what_is_imported_is_declared(folders, extras):
   declared = _declared(*extras)

@@ -9,23 +9,10 @@ import pytest
 
 from corejax.kernels import blockwise
 from corejax.kernels import limits as limits_lib
-from corejax.kernels import reference
 from corejax.kernels import tiles
 from helpers import attention_cases as cases
 
 _BLOCKS = blockwise.BlockSizes(5, 3, 2)
-
-
-def _seen(problem, spec):
-  """bool [B, N, T, S], read off the oracle with one-hot values."""
-  n_keys = spec.n_keys
-  queries = np.zeros((spec.batch, spec.n_rows, spec.n_heads, n_keys))
-  keys = np.zeros((spec.batch, n_keys, 1, n_keys))
-  values = keys + np.eye(n_keys)[:, None]
-  out, _ = reference.oracle(
-    queries, keys, values, problem.mask, problem.control
-  )
-  return out.swapaxes(1, 2) > 0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +59,7 @@ def test_walk_and_hole_are_exactly_the_seen_tiles(name):
     counts, in_hole, whole = map(
       np.asarray, visits(problem.mask, problem.control)
     )
-    seen = _seen(problem, spec)
+    seen = cases.seen(problem)
     for (b, n, index), count, hole, every in zip(at, counts, in_hole, whole):
       rows = seen[b, n, index * _BLOCKS.q : (index + 1) * _BLOCKS.q]
       for tile in range(n_tiles):

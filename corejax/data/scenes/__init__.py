@@ -8,5 +8,7 @@ a glyph in a colour. Everything follows from (config, seed, split, index).
     picture    a page as PNG
     scene      what lies where
     questions  what is asked, each with a twin that needs no look-up
-    source     `scenes_referring` and `scenes_pages` as an example.Source
+    haystack   many pages, with what is asked about at a known depth
+    source     `scenes_referring`, `scenes_pages` and `scenes_haystack` as an
+               example.Source
 """

@@ -56,9 +56,7 @@ def ask(
   rng = scene_lib.generator(config, seed, split, index, 'questions')
   asked = {}
   for task in config.tasks:
-    pool = np.arange(len(scene.marks))
-    if task == 'shape':
-      pool = np.asarray(scene.unique_colours())
+    pool = np.asarray(scene.targets(task))
     targets = rng.permutation(pool)[: config.questions]
     asked[task] = tuple(
       _question(task, scene, int(target), config.pages, rng)

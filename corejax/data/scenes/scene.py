@@ -38,16 +38,21 @@ class SceneConfig:
   noise: int = 0
 
   def __post_init__(self):
-    def need(holds: bool, field: str, expected: str):
-      if not holds:
-        raise errors.UserError(
-          f'scenes: {field}={getattr(self, field)}, expected {expected}'
-        )
-
-    need(1 <= self.pages <= len(vocab.PAGES), 'pages', '1 to 8')
+    need = self._need
     need(self.cell >= 14, 'cell', 'at least 14 pixels')
     need(2 <= self.grid <= 16, 'grid', '2 to 16')
     need(0 <= self.noise <= 8, 'noise', '0 to 8')
+    self._check_counts()
+
+  def _need(self, holds: bool, field: str, expected: str) -> None:
+    if not holds:
+      raise errors.UserError(
+        f'scenes: {field}={getattr(self, field)}, expected {expected}'
+      )
+
+  def _check_counts(self) -> None:
+    need = self._need
+    need(1 <= self.pages <= len(vocab.PAGES), 'pages', '1 to 8')
     most = min(self.grid**2, len(vocab.GLYPHS) // self.pages)
     need(1 <= self.marks <= most, 'marks', f'1 to {most} a page')
     total = self.pages * self.marks
@@ -63,6 +68,10 @@ class SceneConfig:
   def tasks(self) -> tuple[str, ...]:
     """The tasks that need a look-up."""
     return ('colour', 'shape') if self.pages == 1 else ('colour', 'page')
+
+  def draw(self, rng: np.random.Generator) -> 'Scene':
+    """A scene of any split."""
+    return _draw(self, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +90,12 @@ class Scene:
     """Indices of the marks whose colour no other mark has."""
     colours = [mark.colour for mark in self.marks]
     return tuple(i for i, c in enumerate(colours) if colours.count(c) == 1)
+
+  def targets(self, task: str) -> tuple[int, ...]:
+    """Indices of the marks that a question of this task may be about."""
+    if task == 'shape':
+      return self.unique_colours()
+    return tuple(range(len(self.marks)))
 
   def split(self) -> str:
     """The split to which this content belongs."""
@@ -123,7 +138,7 @@ def make(config: SceneConfig, seed: int, split: str, index: int) -> Scene:
   """
   rng = generator(config, seed, split, index, 'scene')
   while True:  # ends: one draw in ten, on average, belongs to the rarest split
-    scene = _draw(config, rng)
+    scene = config.draw(rng)
     if scene.split() == split:
       return scene
 

@@ -9,6 +9,7 @@ from typing import Any
 from corejax import errors
 from corejax.data import example as example_lib
 from corejax.data.scenes import glyphs
+from corejax.data.scenes import haystack
 from corejax.data.scenes import picture
 from corejax.data.scenes import questions
 from corejax.data.scenes import scene as scene_lib
@@ -29,9 +30,10 @@ def paged(pages: int) -> scene_lib.SceneConfig:
   )
 
 
-CONFIGS = {
+CONFIGS: dict[str, scene_lib.SceneConfig] = {
   'scenes_referring': scene_lib.SceneConfig(),
   'scenes_pages': paged(3),
+  'scenes_haystack': haystack.HaystackConfig(),
 }
 N_SCENES = 500
 

@@ -1,0 +1,141 @@
+"""What loading a model is, the same for every family.
+
+A family is four modules, each with the names that are used here:
+
+    config       read(folder) -> config, with `text` and `vision`
+    weights      load(folder, config, *, dtype, mesh) -> model
+    modeling     forward, see, new_cache
+    processing   load(folder, config, *, image_policy) -> processor
+"""
+
+from collections.abc import Callable
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from corejax import errors
+from corejax.models import checkpoint
+from corejax.models import registry
+from corejax.models import sharding
+from corejax.models import weight_map
+from corejax.models import weights as weights_lib
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+HEAD = 'lm_head.weight'  # the output head, in every map's one spelling
+
+
+def make(
+  key: str,
+  *,
+  config: Any,
+  modeling: Any,
+  processing: Any,
+  weights: Any,
+  backbones: tuple[str, ...],
+  towers: tuple[str, ...],
+) -> registry.Family:
+  """A row of the registry.
+
+  Args:
+    key: as `--model` spells it.
+    config, modeling, processing, weights: the family's modules.
+    backbones: text backbones with parity tests.
+    towers: vision towers with parity tests.
+  """
+
+  def load(
+    folder: Any,
+    *,
+    dtype: Any = 'float32',
+    mesh: jax.sharding.Mesh | None = None,
+    image_policy: str = 'checkpoint',
+  ) -> registry.Loaded:
+    """Loads a checkpoint.
+
+    Args:
+      folder: a folder in Hugging Face's format, or a hub id.
+      dtype: of the parameters, one of DTYPES.
+      mesh: axes ('data', 'model'); parameters are cut over 'model'.
+      image_policy: see the family's processing.load.
+
+    Raises:
+      UserError: anything about the folder that does not fit, in one line.
+    """
+    name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+    if name not in DTYPES:
+      raise errors.UserError(
+        f'--dtype={name} is not supported; supported are {", ".join(DTYPES)}'
+      )
+    path = checkpoint.resolve(folder)
+    read = config.read(path)
+    # First, as it is quick: a bad tokenizer is told before weights are read.
+    processor = processing.load(path, read, image_policy=image_policy)
+    return registry.Loaded(
+      key=key,
+      model=weights.load(path, read, dtype=jnp.dtype(name), mesh=mesh),
+      forward=modeling.forward,
+      see=modeling.see,
+      new_cache=modeling.new_cache,
+      processor=processor,
+      config=read,
+      n_layers=read.text.n_layers,
+      n_heads=read.text.n_heads,
+      n_kv_heads=read.text.n_kv_heads,
+      max_length=read.text.max_length,
+      fingerprint=checkpoint.fingerprint(path),
+      eos_ids=checkpoint.eos_ids(path, read.text.vocab_size),
+    )
+
+  def load_processor(
+    folder: Any, *, image_policy: str = 'checkpoint'
+  ) -> registry.Processor:
+    """The processor of a checkpoint, without its weights; see `load`."""
+    path = checkpoint.resolve(folder)
+    return processing.load(path, config.read(path), image_policy=image_policy)
+
+  return registry.Family(
+    key=key,
+    backbones=backbones,
+    towers=towers,
+    load=load,
+    load_processor=load_processor,
+  )
+
+
+def load_weights(
+  folder: pathlib.Path,
+  config: Any,
+  make_map: Callable[[Any], weight_map.WeightMap],
+  abstract: Callable[[Any, jnp.dtype], Any],
+  *,
+  dtype: jnp.dtype,
+  mesh: jax.sharding.Mesh | None,
+) -> Any:
+  """A model with a folder's weights.
+
+  A tied model whose file holds a head of its own gets that head, as in
+  transformers (which unties the two if they differ).
+
+  Args:
+    folder: the checkpoint.
+    config: its config, with `text`.
+    make_map: its weight map, from a config.
+    abstract: the model of a config and a dtype, without arrays.
+    dtype: of all parameters.
+    mesh: cut over its 'model' axis; None is one device.
+
+  Raises:
+    UserError: the files are malformed or do not fit the config.
+  """
+  rules = make_map(config)
+  renamed = weights_lib.open_renamed(folder, rules)
+  if config.text.tie and HEAD in renamed:
+    text = dataclasses.replace(config.text, tie=False)
+    config = dataclasses.replace(config, text=text)
+  model = abstract(config, dtype)
+  shapes = weights_lib.shapes(model)
+  sources = weights_lib.match(renamed, shapes, rules, str(folder))
+  return weights_lib.fill(model, sources, sharding.placer(mesh), str(folder))

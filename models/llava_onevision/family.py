@@ -1,0 +1,22 @@
+"""`llava_onevision_flax`: LLaVA-OneVision folders and hub ids -> a model.
+
+Parameters and forward are those of LLaVA-NeXT (models/llava_next/modeling.py).
+"""
+
+from corejax.models import families
+from corejax.models.llava_next import modeling
+from corejax.models.llava_next import weights
+from corejax.models.llava_onevision import config
+from corejax.models.llava_onevision import processing
+
+KEY = 'llava_onevision_flax'
+
+FAMILY = families.make(
+  KEY,
+  config=config,
+  modeling=modeling,
+  processing=processing,
+  weights=weights,
+  backbones=('qwen2',),
+  towers=('siglip',),
+)

@@ -1,0 +1,88 @@
+"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: folders and hub ids -> a loaded model."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from corejax import errors
+from corejax.models import checkpoint
+from corejax.models import registry
+from corejax.models.qwen_vl import config as config_lib
+from corejax.models.qwen_vl import modeling
+from corejax.models.qwen_vl import processing
+from corejax.models.qwen_vl import weights
+
+DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def load(
+  kind: str,
+  folder: Any,
+  *,
+  dtype: Any = 'float32',
+  mesh: jax.sharding.Mesh | None = None,
+  image_policy: str = 'checkpoint',
+) -> registry.Loaded:
+  """Loads a checkpoint.
+
+  Args:
+    kind: key of config.KINDS.
+    folder: a folder in Hugging Face's format, or a hub id.
+    dtype: of the parameters: 'float32', 'bfloat16' or 'float16'.
+    mesh: axes ('data', 'model'); parameters are cut over 'model'.
+    image_policy: 'checkpoint', see processing.load.
+
+  Raises:
+    UserError: anything about the folder that does not fit, in one line.
+  """
+  name = dtype if isinstance(dtype, str) else jnp.dtype(dtype).name
+  if name not in DTYPES:
+    raise errors.UserError(
+      f'--dtype={name} is not supported; supported are {", ".join(DTYPES)}'
+    )
+  path = checkpoint.resolve(folder)
+  config = config_lib.read(path, kind)
+  # First, as it is quick: a bad tokenizer is told before weights are read.
+  processor = processing.load(path, config, image_policy=image_policy)
+  model = weights.load(path, config, dtype=jnp.dtype(name), mesh=mesh)
+  return registry.Loaded(
+    key=f'{kind}_flax',
+    model=model,
+    forward=modeling.forward,
+    see=modeling.see,
+    new_cache=modeling.new_cache,
+    processor=processor,
+    config=config,
+    n_layers=config.text.n_layers,
+    n_heads=config.text.n_heads,
+    n_kv_heads=config.text.n_kv_heads,
+    max_length=config.text.max_length,
+    fingerprint=checkpoint.fingerprint(path),
+    eos_ids=checkpoint.eos_ids(path, config.text.vocab_size),
+  )
+
+
+def load_processor(
+  kind: str, folder: Any, *, image_policy: str = 'checkpoint'
+) -> processing.QwenVlProcessor:
+  """The processor of a checkpoint, without its weights; see `load`."""
+  path = checkpoint.resolve(folder)
+  config = config_lib.read(path, kind)
+  return processing.load(path, config, image_policy=image_policy)
+
+
+def _family(kind: str, tower: str) -> registry.Family:
+  return registry.Family(
+    key=f'{kind}_flax',
+    backbones=(config_lib.KINDS[kind].backbone,),
+    towers=(tower,),
+    load=functools.partial(load, kind),
+    load_processor=functools.partial(load_processor, kind),
+  )
+
+
+QWEN2_VL = _family('qwen2_vl', 'qwen2_vl')
+QWEN2_5_VL = _family('qwen2_5_vl', 'qwen2_5_vl')
+QWEN3_VL = _family('qwen3_vl', 'qwen3_vl')

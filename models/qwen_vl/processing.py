@@ -1,0 +1,408 @@
+"""Qwen-VL's processor: an example -> tokens, patches, and where each looks.
+
+    prompt     <|vision_start|><|image_pad|><|vision_end|>What is it?
+    tokens     <|vision_start|> <|image_pad|> x n <|vision_end|> What is it ?
+    features          -          0 1 .. n-1            -         -   -  -  -
+
+n is the picture's own: one token for each cell of 28 (Qwen3-VL: 32) pixels of
+the resized picture. Token ids and positions are those of HF's Qwen2VLProcessor
+and get_rope_index, pixels those of its PIL image processor.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from corejax import errors
+from corejax import inputs as inputs_lib
+from corejax import layout as layout_lib
+from corejax import masks
+from corejax import prompt as prompt_lib
+from corejax.data import example as example_lib
+from corejax.models import images
+from corejax.models import tokenize
+from corejax.models.llava import templates as shared_templates
+from corejax.models.qwen_vl import config as config_lib
+from corejax.models.qwen_vl import pixels
+from corejax.models.qwen_vl import positions
+from corejax.models.qwen_vl import templates as templates_lib
+
+IMAGE_POLICIES = ('checkpoint',)
+CONTENT_FREE = 'N/A'
+IMAGE_TOKEN = '<|image_pad|>'
+VIDEO_TOKEN = '<|video_pad|>'
+
+
+def slots(n_features: int) -> int:
+  """Features to which a picture of so many is padded: four sizes an octave."""
+  step = max(8, 2 ** (n_features - 1).bit_length() // 8)
+  return -(-n_features // step) * step
+
+
+@dataclasses.dataclass(frozen=True)
+class QwenVlProcessor:
+  """Implements corejax.models.registry.Processor.
+
+  Attributes:
+    tokenizer: a fast tokenizer.
+    spec: what is done to pixels.
+    image_token, image_token_id: the placeholder.
+    video_token_id: that of videos, which are not read.
+    vocab_size: rows of the text model's embedding.
+    max_length: context length in tokens.
+    templates: by kind of source ('image', 'pages').
+    content_free: a question that asks nothing, for calibration.
+  """
+
+  tokenizer: Any
+  spec: pixels.PatchSpec
+  image_token: str
+  image_token_id: int
+  video_token_id: int
+  vocab_size: int
+  max_length: int
+  templates: Mapping[str, prompt_lib.PromptTemplate]
+  content_free: str = CONTENT_FREE
+
+  def encode(
+    self,
+    example: example_lib.Example,
+    template: prompt_lib.PromptTemplate | None = None,
+    question: str | None = None,
+  ) -> inputs_lib.Encoded:
+    """One example, with its first answer teacher-forced.
+
+    Args:
+      example: the example.
+      template: None takes the one for example.kind.
+      question: replaces the example's (`content_free` for a baseline).
+
+    Raises:
+      Rejected: an undecodable or oversized picture, an answer that cannot be
+        forced, a prompt beyond the context, image or video tokens in the
+        question, an added token that the model has no embedding for.
+    """
+    try:
+      return self._encode(example, template, question)
+    except errors.Rejected as e:
+      raise errors.Rejected(e.reason, f'{example.id}: {e.detail}') from e
+
+  def _encode(self, example, template, question) -> inputs_lib.Encoded:
+    if template is None:
+      if example.kind not in self.templates:
+        raise errors.Rejected(
+          errors.Reason.BAD_RECORD,
+          f'kind {example.kind!r} has no prompt template; there are '
+          f'{", ".join(self.templates)} (videos are not read)',
+        )
+      template = self.templates[example.kind]
+    question = example.question if question is None else question
+    answer = example.answers[0] if example.answers else ''
+    sizes = self._sizes(example.media)
+    grids = [self._grid(size) for size in sizes]
+    counts = [rows * columns for rows, columns in grids]
+    n_features = sum(counts)
+    if n_features > self.max_length:  # before a text of that length is made
+      raise errors.Rejected(
+        errors.Reason.TOO_LONG,
+        f'{len(counts)} pictures take {n_features} tokens; the model takes '
+        f'{self.max_length}: show fewer --pages',
+      )
+    rendered = template.render(
+      len(counts), question, self.image_token, answer if answer.strip() else ''
+    )
+    # Text before pixels: it is the cheaper to be refused for.
+    coded = tokenize.encode(
+      self.tokenizer,
+      tokenize.fill(
+        rendered, self.image_token, [self.image_token * n for n in counts]
+      ),
+    )
+    tokens_T = np.concatenate([coded.prompt_T, coded.answer_A[:-1]])
+    self._check_ids(np.concatenate([coded.prompt_T, coded.answer_A]))
+    if len(tokens_T) > self.max_length:
+      raise errors.Rejected(
+        errors.Reason.TOO_LONG,
+        f'{len(tokens_T)} tokens, {n_features} of pictures; the model takes '
+        f'{self.max_length}',
+      )
+    is_visual_T = tokens_T == self.image_token_id
+    in_answer = (coded.answer_A == self.image_token_id).sum()
+    if is_visual_T.sum() != n_features or in_answer:
+      raise errors.Rejected(
+        errors.Reason.IMAGE_TOKENS,
+        f'{is_visual_T.sum()} image tokens, expected {n_features} for '
+        f'{len(counts)} pictures, and {in_answer} in the answer',
+      )
+    feature_T = np.full(len(tokens_T), -1, np.int32)
+    feature_T[is_visual_T] = np.arange(n_features)
+    block = self.spec.merge**2
+    return inputs_lib.Encoded(
+      tokens_T=tokens_T,
+      positions_T=positions.of_tokens(is_visual_T, grids),
+      vision={
+        'pixel_values': self._patches(example.media),
+        'image_grid_thw': np.array(
+          [(1, r * self.spec.merge, c * self.spec.merge) for r, c in grids],
+          np.int32,
+        ).reshape(-1, 3),
+      },
+      feature_T=feature_T,
+      visual_I=np.flatnonzero(is_visual_T).astype(np.int32),
+      layout=self._layout(sizes),
+      question=coded.question,
+      prompt_len=len(coded.prompt_T),
+      answer_A=coded.answer_A,
+      text=rendered.text,
+      shares=inputs_lib.Shares(
+        rows_M=np.array([n * block for n in counts]),
+        slots_M=np.array([slots(n) * block for n in counts]),
+        features_M=np.array(counts),
+      ),
+    )
+
+  def _check_ids(self, ids: np.ndarray) -> None:
+    """Refuses videos, and ids that the embedding has no row for."""
+    if (ids == self.video_token_id).any():
+      raise errors.Rejected(
+        errors.Reason.IMAGE_TOKENS,
+        f'the prompt holds {VIDEO_TOKEN!r}: videos are not read here, pictures '
+        'alone are',
+      )
+    beyond = ids[ids >= self.vocab_size]
+    if len(beyond):
+      token = self.tokenizer.convert_ids_to_tokens(int(beyond[0]))
+      raise errors.Rejected(
+        errors.Reason.BAD_RECORD,
+        f'{token!r} has id {beyond[0]}, the model has {self.vocab_size} '
+        'embeddings',
+      )
+
+  def _sizes(self, media: Sequence[bytes]) -> list[tuple[int, int]]:
+    """(width, height) of the encoded pictures; decodes nothing."""
+    sizes = []
+    for index, data in enumerate(media):
+      try:
+        sizes.append(images.size(data))
+        pixels.resized(self.spec, sizes[-1])
+      except errors.Rejected as e:
+        raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
+    return sizes
+
+  def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of a picture's features."""
+    width, height = pixels.resized(self.spec, size)
+    return height // self.spec.factor, width // self.spec.factor
+
+  def _patches(self, media: Sequence[bytes]) -> np.ndarray:
+    """pixel_values [patches of all pictures, C * frames * y * x]."""
+    values = []
+    for index, data in enumerate(media):
+      try:
+        values.append(pixels.patches(self.spec, _pixels(self.spec, data)))
+      except errors.Rejected as e:
+        raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
+    return np.concatenate(values)
+
+  def _layout(
+    self, sizes: Sequence[tuple[int, int]]
+  ) -> layout_lib.VisualLayout:
+    cells = [pixels.cells(self.spec, size) for size in sizes]
+    media = [np.full(len(c), m, np.int32) for m, c in enumerate(cells)]
+    return layout_lib.VisualLayout(
+      media_I=np.concatenate(media),
+      cell_IW=np.concatenate(cells),
+      size_M2=np.array(sizes, np.int32),
+      base_I=np.zeros(sum(map(len, cells)), bool),
+    )
+
+  def collate(
+    self,
+    batch: Sequence[inputs_lib.Encoded],
+    length: int,
+    n_media: int,
+    pad_left: bool = False,
+  ) -> inputs_lib.Inputs:
+    """Pads a few examples into one batch.
+
+    Args:
+      batch: encoded examples; where their `vision` is empty (of all), feature_T
+        is taken as it is.
+      length: T; shorter examples are padded on the right.
+      n_media: pictures in all; the rest are zeros that no token reads. Each is
+        padded to the largest.
+      pad_left: pads on the left instead, as generation does. Rows, regions
+        and visual positions of a probe then shift with the tokens.
+
+    Returns:
+      Inputs. Padding tokens have id 0 and position 0.
+
+    Raises:
+      ValueError: `length` or `n_media` is too small for the batch.
+    """
+    sizes = [len(e.tokens_T) for e in batch]
+    shown = [(e, m) for e in batch for m in range(e.n_pictures)]
+    if max(sizes) > length or len(shown) > n_media:
+      raise ValueError(
+        f'collate: {max(sizes)} tokens and {len(shown)} pictures do not fit '
+        f'into {length=} and {n_media=}'
+      )
+    block = self.spec.merge**2
+    n_slots = max((e.shares.slots_M.max() for e, _ in shown), default=block)
+    vision = {}
+    if n_media:
+      pixel_values = np.zeros((n_media, n_slots, self._values), np.float32)
+      # A padding picture has one block.
+      grid_M3 = np.array([(1, self.spec.merge, self.spec.merge)] * n_media)
+      for row, (encoded, m) in enumerate(shown):
+        rows = encoded.picture(m)['pixel_values']
+        pixel_values[row, : len(rows)] = rows
+        grid_M3[row] = encoded.vision['image_grid_thw'][m]
+      vision = {
+        'pixel_values': jnp.asarray(pixel_values),
+        'image_grid_thw': jnp.asarray(grid_M3, jnp.int32),
+      }
+    tokens_BT = np.zeros((len(batch), length), np.int32)
+    positions_B3T = np.zeros((len(batch), 3, length), np.int32)
+    feature_BT = np.full((len(batch), length), -1, np.int32)
+    used = 0
+    for b, (encoded, size) in enumerate(zip(batch, sizes)):
+      span = slice(length - size, length) if pad_left else slice(0, size)
+      tokens_BT[b, span] = encoded.tokens_T
+      positions_B3T[b, :, span] = encoded.positions_T
+      feature_BT[b, span] = _moved(encoded, used, n_slots // block)
+      used += encoded.n_pictures
+    size_B = jnp.array(sizes, jnp.int32)
+    if pad_left:
+      mask = masks.AttnMask(kv_start_B=length - size_B)
+    else:
+      mask = masks.AttnMask(kv_len_B=size_B)
+    return inputs_lib.Inputs(
+      tokens_BT=jnp.asarray(tokens_BT),
+      positions_BT=jnp.asarray(positions_B3T),
+      mask=mask,
+      vision=vision,
+      feature_BT=jnp.asarray(feature_BT),
+    )
+
+  @property
+  def _values(self) -> int:
+    """Values of one patch."""
+    return 3 * self.spec.temporal * self.spec.patch_size**2
+
+
+def _moved(
+  encoded: inputs_lib.Encoded, first: int, n_features: int
+) -> np.ndarray:
+  """feature_T where picture m is row first + m of [pictures, n_features]."""
+  if encoded.shares is None:
+    return encoded.feature_T
+  at_F = np.concatenate(
+    [
+      (first + m) * n_features + np.arange(count)
+      for m, count in enumerate(encoded.shares.features_M)
+    ]
+  )
+  feature_T = at_F[np.maximum(encoded.feature_T, 0)]
+  return np.where(encoded.feature_T >= 0, feature_T, -1)
+
+
+# Neighbouring questions show the same pictures; a page of a million pixels
+# takes 12 MB.
+@functools.lru_cache(maxsize=16)
+def _pixels(spec: pixels.PatchSpec, data: bytes) -> np.ndarray:
+  """An encoded picture, resized and normalised."""
+  value = pixels.run(spec, images.decode(data))
+  value.setflags(write=False)
+  return value
+
+
+def load(
+  folder: pathlib.Path,
+  config: config_lib.QwenVlConfig,
+  *,
+  image_policy: str = 'checkpoint',
+) -> QwenVlProcessor:
+  """The processor of a checkpoint folder.
+
+  Args:
+    folder: with tokenizer.json, and preprocessor_config.json or
+      processor_config.json.
+    config: the folder's model config.
+    image_policy: 'checkpoint', what the folder says.
+
+  Raises:
+    UserError: a file is missing or damaged, asks for what is not built, or
+      does not fit the model.
+  """
+  if image_policy not in IMAGE_POLICIES:
+    raise errors.UserError(
+      f'--image_policy={image_policy}: Qwen-VL has only '
+      f'{", ".join(IMAGE_POLICIES)} (a picture keeps its shape, nothing is '
+      'padded)'
+    )
+  spec, tower = pixels.read(folder), config.vision
+  asked = (spec.patch_size, spec.merge, spec.temporal)
+  held = (tower.patch_size, tower.merge, tower.temporal)
+  if asked != held:
+    raise errors.UserError(
+      f'{folder}: the preprocessor has patch_size, merge_size, '
+      f'temporal_patch_size = {asked}, the vision tower {held}; correct the '
+      'preprocessor config'
+    )
+  tokenizer = tokenize.load(folder)
+  image_token = getattr(tokenizer, 'image_token', None) or IMAGE_TOKEN
+  image_token_id = tokenize.single_id(tokenizer, image_token, str(folder))
+  if image_token_id != config.image_token_id:
+    raise errors.UserError(
+      f'{folder}: {image_token!r} is token {image_token_id}, config.json says '
+      f'image_token_id={config.image_token_id}; tokenizer and model belong to '
+      'different checkpoints'
+    )
+  content_free = shared_templates.own_settings(folder).get(
+    'content_free', CONTENT_FREE
+  )
+  if not isinstance(content_free, str) or not content_free.strip():
+    raise errors.UserError(
+      f'{folder / shared_templates.FILE}: content_free={content_free!r}; '
+      'expected a question as text'
+    )
+  tokenize.check_vocabulary(tokenizer, config.text.vocab_size, str(folder))
+  processor = QwenVlProcessor(
+    tokenizer=tokenizer,
+    spec=spec,
+    image_token=image_token,
+    image_token_id=image_token_id,
+    video_token_id=config.video_token_id,
+    vocab_size=config.text.vocab_size,
+    max_length=config.text.max_length,
+    templates=templates_lib.choose(folder, config.kind),
+    content_free=content_free,
+  )
+  _check_prompts(folder, processor)
+  return processor
+
+
+def _check_prompts(folder: pathlib.Path, processor: QwenVlProcessor) -> None:
+  """Refuses a model for which no prompt can be made: told before a run."""
+  for template in processor.templates.values():
+    text = template.render(1, '', processor.image_token).text
+    try:
+      ids = tokenize.ids(processor.tokenizer, text)['input_ids']
+      processor._check_ids(np.array(ids))
+    except ValueError as error:
+      raise errors.UserError(
+        f'{folder}: the prompt {text!r} cannot be encoded ({error}); tokenizer '
+        'and model belong to different checkpoints'
+      ) from error
+    if len(ids) >= processor.max_length:
+      raise errors.UserError(
+        f'{folder}: a prompt without its question has {len(ids)} tokens, '
+        f'config.json says max_position_embeddings={processor.max_length}: no '
+        'example fits; correct config.json'
+      )

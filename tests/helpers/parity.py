@@ -1,0 +1,144 @@
+"""What a port is held against: transformers' attentions, logits, masses.
+
+Tolerances are the project's. A submodule, given what transformers gives it:
+1e-5 of the spread of what it writes. The whole model: 1e-4 of their spread for
+logits, 2e-5 for every head's attention, 1e-5 for RAM against a float64 sum over
+transformers' attention, 1e-5 of the logits' spread for ablations.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from corejax import ablation
+from corejax import attention
+from corejax import heads as heads_lib
+from corejax import probe as probe_lib
+from corejax import regions
+from helpers import hf_llava
+from helpers import torch_only
+
+torch = torch_only.torch
+
+# Without optimisation these small programs compile in half the time.
+QUICK = {'xla_backend_optimization_level': 0}
+
+
+def close(ours, theirs, tol: float):
+  """max |difference| <= tol * standard deviation of theirs."""
+  theirs = np.asarray(theirs, np.float64)
+  worst = np.abs(np.asarray(ours, np.float64) - theirs).max()
+  assert worst <= tol * theirs.std(), (worst, theirs.std())
+
+
+def probe(batch: hf_llava.Batch, seed: int = 3) -> probe_lib.Probe:
+  """Random rows in random sets and random regions; unused slots too."""
+  rng = np.random.default_rng(seed)
+  n_batch, length = batch.real_BT.shape
+  rows_BP = np.full((n_batch, 7), -1, np.int32)
+  for b in range(n_batch):
+    real = np.flatnonzero(batch.real_BT[b])
+    rows_BP[b, : 5 + b] = rng.choice(real, 5 + b, replace=False)
+  set_PQ = np.zeros((7, 3), np.float32)
+  set_PQ[np.arange(7), np.arange(7) % 3] = 1
+  region_BS = rng.integers(0, len(regions.REGIONS), (n_batch, length))
+  return probe_lib.Probe(
+    jnp.asarray(rows_BP),
+    jnp.asarray(set_PQ),
+    jnp.asarray(region_BS, jnp.int8),
+    weights=True,
+  )
+
+
+def mass64(hf_attention: np.ndarray, probe: probe_lib.Probe) -> np.ndarray:
+  """RAM's definition, spelt out in float64: [L, B, Q, N, R]."""
+  a = hf_attention.astype(np.float64)
+  n_layers, n_batch, n_heads = a.shape[:3]
+  n_sets, n_regions = probe.set_PQ.shape[1], len(regions.REGIONS)
+  mass = np.zeros((n_layers, n_batch, n_sets, n_heads, n_regions))
+  for b, q, r in np.ndindex(n_batch, n_sets, n_regions):
+    rows = [
+      int(row)
+      for row, member in zip(probe.rows_BP[b], probe.set_PQ[:, q])
+      if member and row >= 0
+    ]
+    keys = np.asarray(probe.region_BS[b]) == r
+    seen = a[:, b][:, :, rows][..., keys].sum(-1)
+    mass[:, b, q, :, r] = seen.mean(-1)
+  return mass
+
+
+def check_whole(
+  forward: Callable[..., Any],
+  model: Any,
+  batch: hf_llava.Batch,
+  hf: dict[str, np.ndarray],
+  attend: attention.Attend,
+):
+  """`forward`: every head's attention, RAM and logits.
+
+  Args:
+    forward: the family's.
+    model: its parameters.
+    batch: for both sides.
+    hf: 'logits' and 'attention', as hf_llava.reference.
+    attend: the attention.
+  """
+  real, asked = batch.real_BT, probe(batch)
+  run = jax.jit(
+    functools.partial(forward, attend=attend), compiler_options=QUICK
+  )
+  out = run(model, batch.inputs, probe=asked)
+  # The fixture is worth something: peaked attention, spread logits.
+  assert 0.2 < hf['attention'].max(-1).mean() < 0.95
+  assert 1 < hf['logits'].std() < 10
+  close(out.logits_BPV[real], hf['logits'][real], 1e-4)
+  off = np.abs(np.asarray(out.measured.weights_BNTS) - hf['attention'])
+  off *= real[None, :, None, :, None]
+  for layer in range(off.shape[0]):
+    for head in range(off.shape[2]):
+      assert off[layer, :, head].max() <= 2e-5, (layer, head)
+  mass = mass64(hf['attention'], asked)
+  assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
+
+
+def check_zeroed(
+  forward: Callable[..., Any],
+  model: Any,
+  torch_model: Any,
+  batch: hf_llava.Batch,
+  hf: dict[str, np.ndarray],
+  text: str,
+):
+  """Cutting heads equals zeroing their slice before the output projection."""
+  heads = heads_lib.HeadSet.parse(text)
+  decoder = torch_model.model.language_model
+  n_layers, n_heads = hf['attention'].shape[0], hf['attention'].shape[2]
+  handles = []
+  for index, layer in enumerate(decoder.layers):
+
+    def hook(module, args, index=index):
+      out = args[0].clone()
+      size = out.shape[-1] // n_heads
+      for cut, head in heads:
+        if cut == index:
+          out[..., head * size : (head + 1) * size] = 0
+      return (out,)
+
+    handles.append(layer.self_attn.o_proj.register_forward_pre_hook(hook))
+  try:
+    with torch.no_grad():
+      theirs = torch_model(**batch.torch).logits.float().numpy()
+  finally:
+    for handle in handles:
+      handle.remove()
+  control = ablation.Ablation(heads).expand(n_layers, n_heads)
+  run = jax.jit(forward, compiler_options=QUICK)
+  ours = run(model, batch.inputs, control=control).logits_BPV
+  real = batch.real_BT
+  close(np.asarray(ours)[real], theirs[real], 1e-5)
+  assert np.abs(hf['logits'] - theirs)[real].max() > 0.1

@@ -1,0 +1,174 @@
+"""Qwen-VL from a folder: key layouts, dtypes, meshes, cut heads."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from corejax import ablation
+from corejax import attention
+from corejax import errors
+from corejax import heads as heads_lib
+from corejax.kernels import dispatch
+from corejax.models import checkpoint
+from corejax.models import registry
+from corejax.models.qwen_vl import config as config_lib
+from corejax.models.qwen_vl import modeling
+from corejax.models.qwen_vl import weights
+from helpers import hf_qwen
+from helpers import tiny_qwen
+from helpers import torch_only
+
+torch = torch_only.torch
+
+P = jax.sharding.PartitionSpec
+KINDS = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
+
+
+def _leaves(model):
+  return jax.tree.leaves(model)
+
+
+@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_key_layouts(kind, tied, tmp_path):
+  """Hub and 5.x, in-memory names, and both heads of a model."""
+  torch_model = hf_qwen.build(hf_qwen.config(kind, tie_word_embeddings=tied))
+  models = []
+  for layout in hf_qwen.LAYOUTS:
+    folder = tmp_path / layout
+    hf_qwen.save(torch_model, folder, layout=layout)
+    config = config_lib.read(folder, kind)
+    models.append(weights.load(folder, config, dtype=jnp.dtype('float32')))
+  for a, b in zip(*map(_leaves, models), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert (models[0].language.head is None) == tied
+  config = config_lib.read(tmp_path / 'saved', kind)
+  extra = {'visual.blocks.9.norm1.weight': torch.zeros(24)}
+  hf_qwen.save(torch_model, tmp_path / 'extra', extra=extra)
+  with pytest.raises(errors.UserError, match='visual.blocks.9'):
+    weights.load(tmp_path / 'extra', config, dtype=jnp.dtype('float32'))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_cut_heads_are_those_of_transformers(kind, tmp_path):
+  """Zero-ablation: the inputs of transformers' output projection edited."""
+  torch_model = hf_qwen.build(hf_qwen.config(kind))
+  hf_qwen.save(torch_model, tmp_path)
+  config = config_lib.read(tmp_path, kind)
+  model = weights.load(tmp_path, config, dtype=jnp.dtype('float32'))
+  batch = hf_qwen.batch(
+    hf_qwen.config(kind), [[4, (2, 3), 5], [2, (3, 2), 1, (1, 2), 6]]
+  )
+  chosen = ((0, 1), (1, 0), (1, 3), (2, 2))
+  size = config.text.head_dim
+  handles = []
+  for layer, head in chosen:
+
+    def cut(module, args, head=head):
+      out = args[0].clone()
+      out[..., head * size : (head + 1) * size] = 0
+      return (out,)
+
+    attn = torch_model.model.language_model.layers[layer].self_attn
+    handles.append(attn.o_proj.register_forward_pre_hook(cut))
+  with torch.no_grad():
+    expected = torch_model(**batch.torch).logits.numpy()
+  for handle in handles:
+    handle.remove()
+  with torch.no_grad():
+    intact = torch_model(**batch.torch).logits.numpy()
+  control = ablation.Ablation(heads_lib.HeadSet(frozenset(chosen))).expand(
+    config.text.n_layers, config.text.n_heads
+  )
+  run = jax.jit(modeling.forward)
+  ours = run(model, batch.inputs, control=control).logits_BPV
+  real = batch.real_BT
+  worst = np.abs(np.asarray(ours) - expected)[real].max()
+  assert worst <= 1e-4 * expected[real].std()
+  assert np.abs(intact - expected)[real].max() > 0.1 * expected[real].std()
+
+
+def test_on_a_mesh(tmp_path):
+  """Heads and mergers cut in 2, attention under shard_map."""
+  tower_kw = dict(num_heads=2, hidden_size=16)
+  hf_config = hf_qwen.config('qwen2_5_vl', tower_kw=tower_kw)
+  torch_model = hf_qwen.build(hf_config)
+  hf_qwen.save(torch_model, tmp_path)
+  batch = hf_qwen.batch(
+    hf_config, [[3, (3, 5), 5], [1, (2, 2), 2]], extra_pictures=0
+  )
+  expected = hf_qwen.reference(torch_model, batch.torch)['logits']
+  mesh = jax.sharding.Mesh(
+    np.array(jax.devices()[:4]).reshape(2, 2),
+    ('data', 'model'),
+    axis_types=(jax.sharding.AxisType.Auto,) * 2,
+  )
+  config = config_lib.read(tmp_path, 'qwen2_5_vl')
+  model = weights.load(tmp_path, config, dtype=jnp.dtype('float32'), mesh=mesh)
+  assert model.vision.layers.attn.qkv.weight[...].sharding.spec == P(
+    None, None, 'model'
+  )
+  assert model.vision.merger.fc1.weight[...].sharding.spec == P('model')
+  rows = jax.sharding.NamedSharding(mesh, P('data'))
+  inputs = jax.tree.map(lambda x: jax.device_put(x, rows), batch.inputs)
+  attend = dispatch.sharded(dispatch.attend(), mesh)
+  out = jax.jit(functools.partial(modeling.forward, attend=attend))(
+    model, inputs
+  )
+  worst = np.abs(np.asarray(out.logits_BPV) - expected)[batch.real_BT].max()
+  assert worst < 1e-4 * expected.std(), worst
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('qwen')
+  tiny_qwen.folder(path, 'qwen2_5_vl')
+  return path
+
+
+def test_what_is_told_about_a_model(folder):
+  loaded = registry.get('qwen2_5_vl_flax').load(str(folder), dtype='bfloat16')
+  assert loaded.key == 'qwen2_5_vl_flax'
+  assert (loaded.n_layers, loaded.n_heads, loaded.n_kv_heads) == (3, 4, 2)
+  assert loaded.max_length == 512
+  assert loaded.fingerprint == checkpoint.fingerprint(folder)
+  assert loaded.eos_ids == (2,)
+  assert {leaf.dtype for leaf in _leaves(loaded.model)} == {
+    jnp.dtype('bfloat16')
+  }
+
+
+def test_refused(folder, tmp_path):
+  family = registry.get('qwen2_5_vl_flax')
+  with pytest.raises(errors.UserError, match='--dtype=int8 is not supported'):
+    family.load(folder, dtype='int8')
+  with pytest.raises(errors.UserError, match='image_policy=pad'):
+    family.load(folder, image_policy='pad')
+  with pytest.raises(errors.UserError, match='qwen2_5_vl_flax reads it'):
+    registry.get('qwen2_vl_flax').load(folder)
+  with pytest.raises(errors.UserError, match='config.json: no such file'):
+    family.load(tmp_path)
+
+
+def test_a_tower_is_handed_its_own_attention(folder):
+  loaded = registry.get('qwen2_5_vl_flax').load(folder)
+  seen = []
+
+  def tower_attend(q, k, v, mask, control=None, probe=None):
+    seen.append((mask.causal, mask.kv_segment_BS is None, control, probe))
+    return attention.reference(q, k, v, mask)
+
+  batch = hf_qwen.batch(
+    hf_qwen.config('qwen2_5_vl', tower_kw=dict(patch_size=14)),
+    [[3, (2, 2), 4]],
+  )
+  jax.eval_shape(
+    functools.partial(modeling.forward, tower_attend=tower_attend),
+    loaded.model,
+    batch.inputs,
+  )
+  # One branch with windows, one without; never a control or a probe.
+  assert set(seen) == {(False, True, None, None), (False, False, None, None)}
