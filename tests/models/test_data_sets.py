@@ -17,6 +17,11 @@ from corejax.data import mmdocir
 from corejax.data import sources
 from corejax.models import images
 from corejax.models import registry
+from corejax.models.internvl import templates as internvl
+from corejax.models.llava import templates as llava
+from corejax.models.llava_next import templates as llava_next
+from corejax.models.llava_onevision import templates as llava_onevision
+from corejax.models.qwen_vl import templates as qwen_vl
 from helpers import pdfs
 from helpers import pictures
 from helpers import tiny_tokenizer
@@ -152,3 +157,11 @@ def test_every_record_is_encoded_or_rejected(name, processor, tmp_path):
       counted[False] += 1
   assert sum(counted.values()) == len(source)
   assert counted[True]
+
+
+@pytest.mark.parametrize(
+  'family', [llava, llava_next, llava_onevision, internvl, qwen_vl]
+)
+def test_every_family_has_words_for_every_kind(family):
+  for templates in family.SETS.values():
+    assert set(templates) == set(llava.KINDS)
