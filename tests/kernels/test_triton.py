@@ -121,15 +121,13 @@ def test_half_precision_errs_no_more_than_twice_the_plain(head_dim, dtype):
 
 def test_a_poisoned_tile_changes_no_block_that_does_not_read_it():
   """Tile by tile of 8 keys: who sees none of it keeps every bit."""
-  block, tile, n_heads, length = 16, 8, 5, 64
+  block, tile, n_heads, length = 16, 8, 4, 48
   rng = np.random.default_rng(0)
   q, k, v = rng.standard_normal((3, 1, length, n_heads, 8)).astype(np.float32)
   mask = masks.AttnMask(
-    kv_start_B=np.array([3], np.int32), kv_len_B=np.array([61], np.int32)
+    kv_start_B=np.array([3], np.int32), kv_len_B=np.array([45], np.int32)
   )
-  control = cases.controls(
-    n_heads, [masks.DENSE, 20, 1, 9, 5], [0, 3, 11, 0, 100]
-  )
+  control = cases.controls(n_heads, [masks.DENSE, 20, 1, 9], [0, 3, 11, 100])
   run = jax.jit(
     functools.partial(triton_interpreter.attention, blocks=(block, tile, 2))
   )
@@ -153,7 +151,7 @@ def test_a_poisoned_tile_changes_no_block_that_does_not_read_it():
         else:
           n_unread += 1
           np.testing.assert_array_equal(out[:, rows, n], clean[:, rows, n])
-  assert n_unread > 60  # of 160
+  assert n_unread > 25  # of 72
 
 
 def test_padding_may_hold_anything():
