@@ -90,7 +90,8 @@ def dtypes_refused(*arrays: jax.Array) -> str | None:
 
 def device_refused(lowest: int) -> str | None:
   """Why what JAX computes on is no NVIDIA GPU of that capability, or None."""
-  device = jax.config.jax_default_device or jax.devices()[0]
+  config: Any = jax.config  # declares none of its options
+  device = config.jax_default_device or jax.devices()[0]
   if isinstance(device, str):
     device = jax.devices(device)[0]
   if 'cuda' not in getattr(device.client, 'platform_version', ''):

@@ -134,8 +134,8 @@ def _product(x0, x1, y0, y1, SLICE_1: tl.constexpr):
 
 
 @triton.jit
-def _load(x, at, real, d0, d1, STRIDE, SLICE_1, MASKED: tl.constexpr):
-  """Rows `at` of x [., H] in two slices; 0 where not `real`."""
+def _load(x, at, real, d0, d1, STRIDE, SLICE_1, MASKED):
+  """Rows `at` of x [., H] in two slices; if MASKED, 0 where not `real`."""
   rows = x + at[:, None] * STRIDE
   if MASKED:
     x0 = tl.load(rows + d0[None, :], mask=real[:, None], other=0.0)
@@ -174,9 +174,12 @@ def _tile(
   WIDTH: tl.constexpr,
   CAUSAL: tl.constexpr,
   MODEL_WINDOW: tl.constexpr,
-  MASKED: tl.constexpr,
+  MASKED,
 ):
-  """One tile of WIDTH keys: the running (top, total, out) after it."""
+  """One tile of WIDTH keys: the running (top, total, out) after it.
+
+  MASKED, a constant as all in capitals: are there keys that a row may not see?
+  """
   d0 = tl.arange(0, SLICE_0)
   d1 = SLICE_0 + tl.arange(0, SLICE_1 if SLICE_1 > 0 else 16)
   at = tl.arange(0, WIDTH)
