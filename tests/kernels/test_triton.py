@@ -75,6 +75,17 @@ def test_random_shapes_equal_the_oracle(seed):
   np.testing.assert_allclose(lse, true_lse, rtol=2e-6, atol=3e-6)
 
 
+def test_a_model_window_bounds_sinks_of_whole_tiles():
+  spec = cases.Spec(1, 64, 64, 2, 1, 16)
+  problem = cases.draw(spec, 0)
+  mask = masks.AttnMask(window=np.int32(20))
+  args = *problem.args[:3], mask, cases.controls(2, 4, [40, 64])
+  out = triton_interpreter.attention(*args, blocks=(16, 4, 2))
+  np.testing.assert_allclose(
+    out, reference.oracle(*args)[0], rtol=2e-6, atol=3e-6
+  )
+
+
 def test_a_large_negative_factor_does_not_overflow():
   """Of scores that are 200 apart the largest must be subtracted."""
   spec = cases.Spec(1, 32, 32, 2, 2, 16)
