@@ -224,12 +224,16 @@ def test_turns_are_interleaved():
   order, calls = [], []
   for x in range(3):
     calls.append(lambda x=x: order.append(x) or np.zeros(1))
-  _, seconds = timed.take_turns(calls, 0, 4)
-  assert seconds.shape == (3, 4) and (seconds >= 0).all()
-  rounds = [order[3 * r : 3 * r + 3] for r in range(4)]
+  _, seconds = timed.take_turns(calls, 0, 24)
+  assert seconds.shape == (3, 24) and (seconds >= 0).all()
+  rounds = [tuple(order[3 * r : 3 * r + 3]) for r in range(24)]
   assert all(sorted(each) == [0, 1, 2] for each in rounds)
-  assert len({tuple(each) for each in rounds}) == 4
+  assert len(set(rounds)) > 3
   assert {each[0] for each in rounds} == {0, 1, 2}
+  first = order.copy()
+  order.clear()
+  timed.take_turns(calls, 0, 24)
+  assert order == first
 
 
 # -- attention alone -----------------------------------------------------------
