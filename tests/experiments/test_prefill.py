@@ -294,4 +294,4 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
   flags = ['--checkpoint=planted', '--dry_run', f'--out={tmp_path / "x"}']
   assert prefill.cli(['prefill', *flags]) == 0
   assert not (tmp_path / 'x').exists()
-  assert '78 tokens (4 pages, window 8, sink 1)' in capsys.readouterr().out
+  assert '78 tokens (4 pages, window 7, sink 0)' in capsys.readouterr().out
