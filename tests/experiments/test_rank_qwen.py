@@ -23,6 +23,7 @@ from corejax.experiments import features
 from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import listing
 from corejax.experiments import measure
+from corejax.experiments import prefixes
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
 from corejax.experiments import step
@@ -197,6 +198,30 @@ def test_pictures_of_many_sizes_each_once(made):
   for t, row in enumerate(alone[0].feature_T):
     if row >= 0:
       np.testing.assert_array_equal(one_ID[row], all_ID[moved[3].feature_T[t]])
+
+
+@pytest.mark.parametrize('made', ['qwen3_vl'], indirect=True)
+def test_shared_prefixes(made, monkeypatch):
+  """What questions begin with is read once: M-RoPE, DeepStack and a cache."""
+  shared, _, ranked = made
+  resources = resources_lib.load(rank.Config(**shared))
+  options = measure.Options(8, 'question', False, False, 0)
+  batch = measure.prepare_batch(resources, range(8), options)
+  monkeypatch.setattr(prefixes, 'LEAST_PARAMETERS', 0)
+  runner = step.Runner(resources, 8)
+  plan, plans = runner._sharing.plan, []
+
+  def noted(*args):
+    plans.append(plan(*args))
+    return plans[-1]
+
+  monkeypatch.setattr(runner._sharing, 'plan', noted)
+  part = measure.finish_batch(
+    resources, measure.start_batch(runner, batch, options), options
+  )
+  assert len(plans) == 1 and plans[0] is not None
+  expected = ranked.scores.mass_ELNQR[:8]
+  np.testing.assert_allclose(part.mass_ELNQR, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('made', ['qwen2_vl', 'qwen3_vl'], indirect=True)

@@ -316,8 +316,8 @@ def reference(model, torch_kw: dict) -> dict:
       )
       blocks = hidden.reshape(len(index), -1, hidden.shape[-1])
       hidden = blocks[torch.argsort(index)].reshape(hidden.shape)
-    seen['tower'] = hidden.numpy()
-    seen['features'] = tower.pooler_output.numpy()
+    seen['tower'] = hidden.float().numpy()
+    seen['features'] = tower.pooler_output.float().numpy()
     deep = getattr(tower, 'deepstack_features', None) or []
-    seen['deep'] = [level.numpy() for level in deep]
+    seen['deep'] = [level.float().numpy() for level in deep]
   return seen

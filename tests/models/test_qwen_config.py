@@ -112,7 +112,7 @@ def test_positions_of_the_slots():
   'change, message',
   [
     (dict(model_type='qwen2_5_vl'), 'qwen2_5_vl_flax reads it'),
-    (dict(model_type='llava'), "expected 'qwen2_vl'"),
+    (dict(model_type='llava'), "expected 'qwen2_vl' .* by --checkpoint"),
     (dict(new_switch=3), 'new_switch=3'),
     (dict(attention_bias=True), 'attention_bias'),
     (dict(hidden_size=0), 'hidden_size=0'),

@@ -52,6 +52,27 @@ def test_key_layouts(kind, tied, tmp_path):
     weights.load(tmp_path / 'extra', config, dtype=jnp.dtype('float32'))
 
 
+@pytest.mark.parametrize('kind', ['qwen2_5_vl', 'qwen3_vl'])
+def test_bfloat16_model_is_as_good_as_torchs(kind, tmp_path):
+  """Same dtype policy: the error against float32 is that of transformers."""
+  torch_model = hf_qwen.build(hf_qwen.config(kind))
+  hf_qwen.save(torch_model, tmp_path, dtype=torch.bfloat16)
+  batch = hf_qwen.batch(hf_qwen.config(kind), [[4, (3, 4), 20]])
+  load = functools.partial(
+    type(torch_model).from_pretrained, tmp_path, attn_implementation='eager'
+  )
+  exact = hf_qwen.reference(load(dtype=torch.float32), batch.torch)['logits']
+  theirs = hf_qwen.reference(load(dtype=torch.bfloat16), batch.torch)['logits']
+  model = weights.load(
+    tmp_path, config_lib.read(tmp_path, kind), dtype=jnp.dtype('bfloat16')
+  )
+  out = jax.jit(modeling.forward)(model, batch.inputs)
+  spread = exact.std()
+  error = np.sqrt(np.square(out.logits_BPV - exact).mean()) / spread
+  their_error = np.sqrt(np.square(theirs - exact).mean()) / spread
+  assert 1e-4 < error < 1.5 * their_error < 0.2, (error, their_error)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_cut_heads_are_those_of_transformers(kind, tmp_path):
   """Zero-ablation: the inputs of transformers' output projection edited."""
