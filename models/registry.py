@@ -22,6 +22,7 @@ _MODULES = {
   'qwen2_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_VL',
   'qwen2_5_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_5_VL',
   'qwen3_vl_flax': 'corejax.models.qwen_vl.family:QWEN3_VL',
+  'qwen3_vl_moe_flax': 'corejax.models.qwen_vl.family:QWEN3_VL_MOE',
 }
 
 

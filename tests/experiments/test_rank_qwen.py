@@ -33,14 +33,19 @@ from corejax.models import generate as generate_lib
 torch = pytest.importorskip('torch', reason='tiny checkpoints need torch')
 
 QUICK = dict(data='scenes_pages', pages=2, limit=12)
-KINDS = {'qwen2_vl': 'qwen2', 'qwen2_5_vl': 'qwen2', 'qwen3_vl': 'qwen3'}
+KINDS = {
+  'qwen2_vl': 'qwen2; qwen2_vl',
+  'qwen2_5_vl': 'qwen2; qwen2_5_vl',
+  'qwen3_vl': 'qwen3; qwen3_vl',
+  'qwen3_vl_moe': 'qwen3_moe; qwen3_vl',
+}
 
 
 @pytest.fixture(scope='module', params=KINDS)
 def made(request, tmp_path_factory):
   """(settings that name the model, torch model, a ranking of it).
 
-  All three are ranked; what follows runs on one or two of them.
+  All are ranked; what follows runs on one or two of them.
   """
   from helpers import tiny_qwen
 
@@ -261,9 +266,11 @@ def test_generated_tokens_are_those_of_transformers(made):
 
 def test_listed():
   text = listing.models()
-  for kind, text_model in KINDS.items():
-    (line,) = [row for row in text.splitlines() if row.startswith(f'{kind}_')]
-    assert f'{text_model}; {kind}; ' in line
+  for kind, parts in KINDS.items():
+    (line,) = [
+      row for row in text.splitlines() if row.startswith(f'{kind}_flax ')
+    ]
+    assert f'{parts}; ' in line
     assert line.endswith('trained: none; image yes, video no')
 
 
