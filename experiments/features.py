@@ -139,12 +139,13 @@ class FeatureCache:
         f'look: {len(first)} pictures of {sum(count.values())} features in '
         f'{n_tokens} tokens'
       )
-    row, table_ID, mesh = {}, None, self._resources.mesh
+    row, used, table_ID = {}, 0, None
+    mesh = self._resources.mesh
     for name in first:
       features_ID = self._kept[name]
       if table_ID is None:
         table_ID = _empty(features_ID, n_rows=n_tokens, mesh=mesh)
-      row[name] = sum(count[earlier] for earlier in row)
+      row[name], used = used, used + count[name]
       table_ID = _put(
         table_ID,
         features_ID,

@@ -5,12 +5,13 @@
               summed with the router's weights, which are made to sum to 1
 
 (Shazeer, arXiv 2002.05202; Qwen3MoE and Qwen3VLMoeTextSparseMoeBlock of
-transformers.) Tokens are sorted by expert, and each expert multiplies its own
-alone (`lax.ragged_dot`): no token goes through an expert that it does not ask.
-That has gradients but, in jax 0.10, no vmap: `lax.map` over a mixture instead.
+transformers.) `grouped` and `one_by_one` are two ways to compute it, chosen by
+the device. Both have gradients; `lax.ragged_dot` has, in jax 0.10, no vmap over
+its rows alone: use `lax.map` around a mixture instead.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import nnx
@@ -144,22 +145,55 @@ class Experts(nnx.Module):
     self.config = config
 
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    n_experts, top_k = self.config.n_experts, self.config.top_k
     rows_RD = x_BTD.reshape(-1, x_BTD.shape[-1])
     with jax.named_scope('router'):
       logits_RX = layers.project(self.router, rows_RD, 'RD,XD->RX')
       share_RX = jax.nn.softmax(logits_RX.astype(jnp.float32), axis=-1)
-      share_RK, expert_RK = jax.lax.top_k(share_RX, top_k)
+      share_RK, expert_RK = jax.lax.top_k(share_RX, self.config.top_k)
       share_RK = share_RK / share_RK.sum(-1, keepdims=True)
       share_RK = share_RK.astype(x_BTD.dtype)
-      order = jnp.argsort(expert_RK.reshape(-1), stable=True)
-      row = order // top_k
-      size_X = jnp.bincount(expert_RK.reshape(-1), length=n_experts)
-      size_X = size_X.astype(jnp.int32)
+    act = layers.ACTIVATIONS[self.act]
     with jax.named_scope('experts'):
-      both = jax.lax.ragged_dot(rows_RD[row], self.gate_up[...], size_X)
-      gate, up = jnp.split(both, 2, axis=-1)
-      hidden = layers.ACTIVATIONS[self.act](gate) * up
-      out = jax.lax.ragged_dot(hidden, self.down[...], size_X)
-      out = out * share_RK.reshape(-1)[order][:, None]
-      return jnp.zeros_like(rows_RD).at[row].add(out).reshape(x_BTD.shape)
+      out_RD = jax.lax.platform_dependent(
+        rows_RD,
+        expert_RK,
+        share_RK,
+        self.gate_up[...],
+        self.down[...],
+        cpu=functools.partial(one_by_one, act),
+        default=functools.partial(grouped, act),
+      )
+    return out_RD.reshape(x_BTD.shape)
+
+
+def grouped(act, rows_RD, expert_RK, share_RK, gate_up_XDF, down_XFD):
+  """Rows sorted by expert, each multiplied by its own alone.
+
+  For devices on which a ragged product is one: XLA's CPU backend multiplies
+  every row by every expert, and keeps a copy of the rows for each.
+  """
+  n_experts, top_k = gate_up_XDF.shape[0], expert_RK.shape[1]
+  order = jnp.argsort(expert_RK.reshape(-1), stable=True)
+  row = order // top_k
+  size_X = jnp.bincount(expert_RK.reshape(-1), length=n_experts)
+  size_X = size_X.astype(jnp.int32)
+  both = jax.lax.ragged_dot(rows_RD[row], gate_up_XDF, size_X)
+  gate, up = jnp.split(both, 2, axis=-1)
+  out = jax.lax.ragged_dot(act(gate) * up, down_XFD, size_X)
+  out = out * share_RK.reshape(-1)[order][:, None]
+  return jnp.zeros_like(rows_RD).at[row].add(out)
+
+
+def one_by_one(act, rows_RD, expert_RK, share_RK, gate_up_XDF, down_XFD):
+  """Every row through every expert, with a share of 0 where it asks not."""
+  n_experts = gate_up_XDF.shape[0]
+  chosen_RKX = expert_RK[..., None] == jnp.arange(n_experts)
+  share_XR = (chosen_RKX * share_RK[..., None]).sum(1).T
+
+  def add(out_RD, expert):
+    gate_up_DF, down_FD, share_R = expert
+    gate, up = jnp.split(rows_RD @ gate_up_DF, 2, axis=-1)
+    return out_RD + ((act(gate) * up) @ down_FD) * share_R[:, None], None
+
+  start_RD = jnp.zeros_like(rows_RD)
+  return jax.lax.scan(add, start_RD, (gate_up_XDF, down_XFD, share_XR))[0]

@@ -84,7 +84,7 @@ def test_released(name, tmp_path):
     for path, shape in shapes.items()
     if np.prod(shape) > 1 << 22 and sharding.RULES.spec(path, shape, 1) == P()
   }
-  assert not whole
+  assert whole <= {'language.layers.mlp.router.weight'}
 
 
 def test_positions_of_the_slots():
