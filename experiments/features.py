@@ -139,12 +139,10 @@ class FeatureCache:
         f'look: {len(first)} pictures of {sum(count.values())} features in '
         f'{n_tokens} tokens'
       )
-    row, used, table_ID = {}, 0, None
-    mesh = self._resources.mesh
-    for name in first:
-      features_ID = self._kept[name]
-      if table_ID is None:
-        table_ID = _empty(features_ID, n_rows=n_tokens, mesh=mesh)
+    row, used, mesh = {}, 0, self._resources.mesh
+    seen = [self._kept[name] for name in first]
+    table_ID = _empty(seen[0], n_rows=n_tokens, mesh=mesh)
+    for name, features_ID in zip(first, seen):
       row[name], used = used, used + count[name]
       table_ID = _put(
         table_ID,

@@ -317,7 +317,8 @@ class Block(nnx.Module):
     self.input_norm = layers.Norm(config.d_model, **norm)
     self.attn = Attention(config, stack, dtype)
     self.post_norm = layers.Norm(config.d_model, **norm)
-    d, opts = config.d_model, dict(act=config.act, **norm)
+    d = config.d_model
+    opts: Any = dict(act=config.act, **norm)
     if config.experts is not None:
       self.mlp = mlp.Experts(d, config.experts, **opts)
     else:
