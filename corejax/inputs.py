@@ -119,7 +119,8 @@ class Inputs:
     positions_BT: int32 [B, T] or [B, 3, T].
     mask: AttnMask; kv_start/kv_len tell the padding.
     vision: arrays under HF's names, pictures of all examples concatenated in
-      batch order (then padding pictures, which nobody reads).
+      batch order (then padding pictures, which nobody reads); where they
+      differ in size, each is a row that is padded to the largest.
     feature_BT: int32 [B, T], row of the flattened visual features; -1 text.
       [B, T, K] where a token is a sum of K rows.
     features_ID: [all pictures' features, D], made by the family's `see`; None:

@@ -169,9 +169,9 @@ def prepare(config: Config) -> tuple[str, Callable[[int], Layer]]:
 
     return vectors(config.n_heads), vectors(config.n_kv), vectors(config.n_kv)
 
-  def refusal(name, *controls):
-    call = *shapes(min(config.tokens)), mask, *controls
-    return dispatch.IMPLEMENTATIONS[name].unsupported(*call)
+  def refusal(name, control):
+    q, k, v = shapes(min(config.tokens))
+    return dispatch.IMPLEMENTATIONS[name].unsupported(q, k, v, mask, control)
 
   reason = refusal('triton', control(config.dense))
   if reason is not None:
@@ -193,13 +193,10 @@ def prepare(config: Config) -> tuple[str, Callable[[int], Layer]]:
   @jax.jit
   def exact(q, k, v, control):
     """The last rows in float32."""
-    rows = q[:, -_CHECKED_ROWS:]
-    offset_B = jnp.full(1, q.shape[1] - _CHECKED_ROWS, jnp.int32)
-    return attention.reference(
-      *(x.astype(jnp.float32) for x in (rows, k, v)),
-      masks.AttnMask(q_offset_B=offset_B),
-      control,
-    ).out_BTNH
+    q, k, v = (x.astype(jnp.float32) for x in (q[:, -_CHECKED_ROWS:], k, v))
+    offset_B = jnp.full(1, k.shape[1] - _CHECKED_ROWS, jnp.int32)
+    mask = masks.AttnMask(q_offset_B=offset_B)
+    return attention.reference(q, k, v, mask, control).out_BTNH
 
   def layer(length):
     keys = jax.random.split(jax.random.key(0), 3)

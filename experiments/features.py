@@ -148,12 +148,11 @@ class FeatureCache:
           f'{n_tokens} tokens'
         )
       n_rows = buckets.tokens(sum(count.values()))
-    row, mesh = {}, self._resources.mesh
-    some_ID = self._kept[next(iter(first))]
-    table_ID = _empty(some_ID, n_rows=n_rows, mesh=mesh)
-    for name in first:
-      features_ID = self._kept[name]
-      row[name] = sum(count[earlier] for earlier in row)
+    row, used, mesh = {}, 0, self._resources.mesh
+    seen = [self._kept[name] for name in first]
+    table_ID = _empty(seen[0], n_rows=n_rows, mesh=mesh)
+    for name, features_ID in zip(first, seen):
+      row[name], used = used, used + count[name]
       table_ID = _put(
         table_ID,
         features_ID,

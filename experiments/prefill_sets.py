@@ -106,15 +106,17 @@ def parse_counts(text: str, flag: str) -> tuple[int, ...]:
 def span(window: str, sink: str, length: int) -> tuple[int, int]:
   """(window, sink) at a length, as --window and --sink say.
 
-  'auto' is the protocol's 2048 and 128 where both together are at most an
-  eighth of the prompt, else an eighth of it, a ninth of that sinks: a window
-  that holds most of a short prompt would leave nothing to retrieve.
+  'auto' is the protocol's 2048 and 128 from twice their sum up; in a shorter
+  prompt a tenth of it, a ninth of that sinks. (At most an eighth is asked for
+  there. With a tenth, nine of ten look-ups whose evidence may lie anywhere have
+  it outside: a window that holds it leaves nothing to retrieve.)
 
   Raises:
     UserError: a number out of range.
   """
-  reach = min(plan_lib.WINDOW + plan_lib.SINK, max(length // 8, 1))
-  sink_auto = min(plan_lib.SINK, reach // 9)
+  whole = plan_lib.WINDOW + plan_lib.SINK
+  reach = whole if length >= 2 * whole else max(length // 10, 1)
+  sink_auto = plan_lib.SINK if reach == whole else reach // 9
   numbers = []
   for flag, text, auto, least in (
     ('--sink', sink, sink_auto, 0),

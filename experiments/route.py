@@ -50,8 +50,8 @@ class Config(cutting.Judging):
   rhos: str = setting('0.05,0.1,0.2', 'dense fractions, comma-separated')
   window: str = setting(
     'auto',
-    'keys that a sparse head reads back, its own included; auto is 2048, or '
-    'what makes window and sink an eighth of the prompt',
+    'keys that a sparse head reads back, its own included; auto is 2048, but '
+    'below 4352 tokens what makes window and sink a tenth of the prompt',
   )
   sink: str = setting(
     'auto', 'first keys that every head reads; auto is 128, or as --window'

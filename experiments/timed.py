@@ -8,7 +8,7 @@ One call of `prefill` is what a user waits for: the vision tower, the whole
 prompt, and the logits of the first answer token (the tokens of a longer forced
 answer but the last are read with it). The control is an array, so that every
 set of heads runs the same executable. Calls that are compared take turns within
-a batch, in another order each batch, and are waited for one by one.
+a batch, in an order drawn anew, and are waited for one by one.
 """
 
 from __future__ import annotations
@@ -228,7 +228,8 @@ def take_turns(
 
   Args:
     calls: what is compared; compiled before.
-    turn: number of the batch; where the order begins, and which way it goes.
+    turn: number of the batch; the order is drawn anew for each round, so that
+      whatever else the machine does meets all calls alike.
     repeats: rounds.
 
   Returns:
@@ -238,7 +239,6 @@ def take_turns(
   found: list[Any] = [None] * n
   seconds_XR = np.zeros((n, repeats))
   for r in range(repeats):
-    order = np.roll(np.arange(n), -(turn + r))
-    for x in order[:: 1 if (turn + r) % 2 else -1]:
+    for x in np.random.default_rng([turn, r]).permutation(n):
       found[x], seconds_XR[x, r] = clock(calls[x])
   return found, seconds_XR

@@ -90,7 +90,8 @@ def dtypes_refused(*arrays: jax.Array) -> str | None:
 
 def device_refused(lowest: int) -> str | None:
   """Why what JAX computes on is no NVIDIA GPU of that capability, or None."""
-  device = jax.config.jax_default_device or jax.devices()[0]
+  config: Any = jax.config  # declares none of its options
+  device = config.jax_default_device or jax.devices()[0]
   if isinstance(device, str):
     device = jax.devices(device)[0]
   if 'cuda' not in getattr(device.client, 'platform_version', ''):
@@ -223,7 +224,7 @@ def work_list(limits: limits_lib.Limits) -> jax.Array:
   # Keys that a late row reads. Stable: heads of one kv head stay neighbours.
   n_keys_BN = jnp.clip(window_BN, 0) + limits.sink_BN
   n_keys_BN = jnp.minimum(n_keys_BN, end_BN - start_BN)
-  order_W = jnp.argsort(n_keys_BN.ravel(), descending=True, stable=True)
+  order_W = jnp.argsort(-n_keys_BN.ravel(), stable=True)
   return jnp.stack([x.ravel() for x in columns], axis=1)[order_W]
 
 
@@ -235,7 +236,7 @@ def _jax_triton(static, q_BTNH, k_BSKH, v_BSKH, work_WX, scale_BN):
   batch, n_rows, n_heads, head_dim = q_BTNH.shape
   n_keys, n_kv = k_BSKH.shape[1:3]
   target = static.compute_capability or capability(jax.devices('gpu')[0])
-  blocks = static.block_sizes or triton_kernel.block_sizes(head_dim, target)
+  blocks = static.block_sizes or triton_kernel.block_sizes(target)
   outputs = (
     jax.ShapeDtypeStruct(q_BTNH.shape, v_BSKH.dtype),
     jax.ShapeDtypeStruct((batch, n_heads, n_rows), jnp.float32),

@@ -71,21 +71,25 @@ class BlockSizes:
         raise ValueError(f'{self}: all but stages must be powers of two')
 
 
-def block_sizes(head_dim: int, compute_capability: int) -> BlockSizes:
+def block_sizes(compute_capability: int) -> BlockSizes:
   """The sizes that are shipped.
 
-  Datacentre cards from Hopper on (sm90, sm100): two warp groups of 64 rows
-  each, whose products read tiles of 128 keys from shared memory (0 spills is
-  all that was to be had of 255 registers: with 128 keys in the masked loop too
-  there are some). Others have as little as 99 KiB of shared memory.
+  On Hopper (sm90) two warp groups of 64 rows each, whose products read tiles
+  of 128 keys from shared memory, loaded two ahead: at head dim 128 that takes
+  224 of its 227 KiB and 242 of 255 registers. The masked loop spilled until its
+  tiles were halved. Other cards have as little as 99 KiB.
 
   Args:
-    head_dim: one of HEAD_DIMS.
     compute_capability: 80, 86, 89, 90, ...
+
+  Returns:
+    The same for all of HEAD_DIMS.
   """
-  if 90 <= compute_capability < 120:
-    return BlockSizes(128, 64, 2, 8, 3 if head_dim == 64 else 2)
-  return BlockSizes(128, 64, 1, 8, 2)
+  if compute_capability in (100, 103):
+    return BlockSizes(128, 64, 2, 8, 2)  # its products' sums take memory too
+  if compute_capability == 90:
+    return BlockSizes(128, 64, 2, 8, 3)
+  return BlockSizes(128, 64, 1, 8, 3)
 
 
 def constants(
@@ -130,8 +134,8 @@ def _product(x0, x1, y0, y1, SLICE_1: tl.constexpr):
 
 
 @triton.jit
-def _load(x, at, real, d0, d1, STRIDE, SLICE_1, MASKED: tl.constexpr):
-  """Rows `at` of x [., H] in two slices; 0 where not `real`."""
+def _load(x, at, real, d0, d1, STRIDE, SLICE_1, MASKED):
+  """Rows `at` of x [., H] in two slices; if MASKED, 0 where not `real`."""
   rows = x + at[:, None] * STRIDE
   if MASKED:
     x0 = tl.load(rows + d0[None, :], mask=real[:, None], other=0.0)
@@ -170,9 +174,12 @@ def _tile(
   WIDTH: tl.constexpr,
   CAUSAL: tl.constexpr,
   MODEL_WINDOW: tl.constexpr,
-  MASKED: tl.constexpr,
+  MASKED,
 ):
-  """One tile of WIDTH keys: the running (top, total, out) after it."""
+  """One tile of WIDTH keys: the running (top, total, out) after it.
+
+  MASKED, a constant as all in capitals: are there keys that a row may not see?
+  """
   d0 = tl.arange(0, SLICE_0)
   d1 = SLICE_0 + tl.arange(0, SLICE_1 if SLICE_1 > 0 else 16)
   at = tl.arange(0, WIDTH)
@@ -279,11 +286,6 @@ def attention(
   at_q = (b * n_rows + row).to(tl.int64) * Q_STRIDE + n * HEAD_DIM
   rows = tl.arange(0, BLOCK_Q)
   q0, q1 = _load(q_BTNH + at_q, rows, in_q, d0, d1, Q_STRIDE, SLICE_1, True)
-  # Of products with a negative factor the smallest would be the largest.
-  if scale < 0:
-    q0 = (-q0.to(tl.float32)).to(q0.dtype)
-    q1 = (-q1.to(tl.float32)).to(q1.dtype)
-    scale = -scale
   kv = n // (N_HEADS // N_KV)
   at_kv = (b * n_keys).to(tl.int64) * KV_STRIDE + kv * HEAD_DIM
   k = k_BSKH + at_kv
@@ -311,13 +313,15 @@ def attention(
   band1 = tl.where(stop > band_low, tl.cdiv(stop, BLOCK_K), 0)
   hole0 = tl.cdiv(hole_low, WIDTH) * WIDE
   hole1 = full // WIDTH * WIDE
-  if hole1 <= hole0:
+  # Wide tiles take the largest product's score for the largest score: with a
+  # negative factor it is not, and all is done in narrow ones.
+  if (hole1 <= hole0) | (scale < 0):
     hole0 = tl.maximum(sink1, band1)
     hole1 = hole0
   # What is in both is done as the hole's.
   seen0 = tl.minimum(tl.cdiv(full_low, WIDTH) * WIDE, hole0)
   seen1 = tl.minimum(full_sink // WIDTH * WIDE, hole0)
-  if seen1 <= seen0:
+  if (seen1 <= seen0) | (scale < 0):
     seen0 = sink0
     seen1 = sink0
 

@@ -32,6 +32,7 @@ from corejax import errors
 from corejax import masks
 from corejax import probe as probe_lib
 from corejax.models import layers
+from corejax.models import mlp
 from corejax.models import rope
 
 _COMMON = frozenset(
@@ -125,6 +126,7 @@ class DecoderConfig:
     qk_norm: RMSNorm on each query and key head before RoPE.
     tie: the output head is the embedding table.
     windows: per layer, the model's own sliding window (masks.DENSE: none).
+    experts: in place of the MLP, a mixture.
   """
 
   kind: str
@@ -145,6 +147,7 @@ class DecoderConfig:
   qk_norm: bool = False
   tie: bool = False
   windows: tuple[int, ...] = ()
+  experts: mlp.ExpertsConfig | None = None
 
   def __post_init__(self):
     if self.n_heads % self.n_kv_heads:
@@ -158,7 +161,13 @@ class DecoderConfig:
 
   @classmethod
   def from_hf(
-    cls, hf: Any, *, tie: bool, kind: str = '', mrope: str = ''
+    cls,
+    hf: Any,
+    *,
+    tie: bool,
+    kind: str = '',
+    mrope: str = '',
+    experts: mlp.ExpertsConfig | None = None,
   ) -> 'DecoderConfig':
     """Reads a text config object of transformers 5.
 
@@ -167,6 +176,7 @@ class DecoderConfig:
       tie: does the whole model tie its head?
       kind: the backbone that it computes as; '' is hf.model_type.
       mrope: key of rope.MROPE; '' is none.
+      experts: in place of the MLP, a mixture.
 
     Raises:
       UserError: another backbone, or a setting that is not supported.
@@ -201,6 +211,7 @@ class DecoderConfig:
       qk_norm=kind == 'qwen3',
       tie=tie,
       windows=_windows(hf),
+      experts=experts,
     )
 
 
@@ -298,24 +309,6 @@ class Attention(nnx.Module):
     return LayerOut(out_BTD, measured, kv)
 
 
-class Mlp(nnx.Module):
-  """Gated MLP (SwiGLU with silu)."""
-
-  def __init__(self, config: DecoderConfig, stack, dtype):
-    d, f = (config.d_model,), (config.d_mlp,)
-    opts: Any = dict(stack=stack, bias=config.mlp_bias, dtype=dtype)
-    self.gate = layers.Linear(f, d, **opts)
-    self.up = layers.Linear(f, d, **opts)
-    self.down = layers.Linear(d, f, **opts)
-    self.act = config.act
-
-  def __call__(self, x_BTD: jax.Array) -> jax.Array:
-    gate_BTF = layers.project(self.gate, x_BTD, 'BTD,FD->BTF')
-    up_BTF = layers.project(self.up, x_BTD, 'BTD,FD->BTF')
-    hidden_BTF = layers.ACTIVATIONS[self.act](gate_BTF) * up_BTF
-    return layers.project(self.down, hidden_BTF, 'BTF,DF->BTD')
-
-
 class Block(nnx.Module):
   """One layer; with stack=(L,) the parameters of all layers."""
 
@@ -324,7 +317,12 @@ class Block(nnx.Module):
     self.input_norm = layers.Norm(config.d_model, **norm)
     self.attn = Attention(config, stack, dtype)
     self.post_norm = layers.Norm(config.d_model, **norm)
-    self.mlp = Mlp(config, stack, dtype)
+    d = config.d_model
+    opts: Any = dict(act=config.act, **norm)
+    if config.experts is not None:
+      self.mlp = mlp.Experts(d, config.experts, **opts)
+    else:
+      self.mlp = mlp.Mlp(d, config.d_mlp, bias=config.mlp_bias, **opts)
     self.eps = config.rms_eps
 
   def __call__(

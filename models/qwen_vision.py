@@ -134,15 +134,15 @@ class Mlp(nnx.Module):
     self.gate = layers.Linear(f, d, **opts) if config.gated else None
     self.up = layers.Linear(f, d, **opts)
     self.down = layers.Linear(d, f, **opts)
-    self.act = layers.ACTIVATIONS[config.act]
+    self.act = config.act
 
   def __call__(self, x_MID: jax.Array) -> jax.Array:
     hidden = layers.project(self.up, x_MID, 'MID,FD->MIF')
     if self.gate is None:
-      hidden = self.act(hidden)
+      hidden = layers.ACTIVATIONS[self.act](hidden)
     else:
       gate = layers.project(self.gate, x_MID, 'MID,FD->MIF')
-      hidden = self.act(gate) * hidden
+      hidden = layers.ACTIVATIONS[self.act](gate) * hidden
     return layers.project(self.down, hidden, 'MIF,DF->MID')
 
 

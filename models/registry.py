@@ -22,6 +22,7 @@ _MODULES = {
   'qwen2_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_VL',
   'qwen2_5_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_5_VL',
   'qwen3_vl_flax': 'corejax.models.qwen_vl.family:QWEN3_VL',
+  'qwen3_vl_moe_flax': 'corejax.models.qwen_vl.family:QWEN3_VL_MOE',
   'internvl_flax': 'corejax.models.internvl.family',
   'llava_next_flax': 'corejax.models.llava_next.family',
   'llava_onevision_flax': 'corejax.models.llava_onevision.family',

@@ -50,6 +50,7 @@ RULES = Rules(
     (r'.*\.layers\.mlp\.down\.weight', 2),  # [L, D, F]
     (r'.*\.(merger|deep\.\d+)\.fc1\.(weight|bias)', 0),  # [F, C], [F]
     (r'.*\.(merger|deep\.\d+)\.fc2\.weight', 1),  # [D, F]
+    (r'.*\.layers\.mlp\.(gate_up|down)', 1),  # [L, X, D, 2 F], [L, X, F, D]
     (r'.*\.layers\.fc1\.(weight|bias)', 1),  # [L, F, D], [L, F]
     (r'.*\.layers\.fc2\.weight', 2),  # [L, D, F]
     (r'.*\.(embed|head)\.weight', 0),  # [V, D]

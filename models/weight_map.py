@@ -8,7 +8,7 @@ tensor in that spelling and the parameter it becomes:
 
 `{}` runs over the layers, which are stacked on a leading axis. `axes` is the
 whole transform: how many of the parameter's axes each axis of the tensor
-holds; the bytes are never reordered.
+holds; the bytes are not reordered (but see `Entry.swap`).
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,14 @@ class Entry:
     path: of the parameter, joined by dots.
     axes: per axis of the tensor, the number of the parameter's axes that it
       holds; () is one each.
+    swap: some files hold the last two axes in the other order, which the shape
+      tells (the experts of Qwen3-VL-MoE).
   """
 
   name: str
   path: str
   axes: tuple[int, ...] = ()
+  swap: bool = False
 
   @property
   def stacked(self) -> bool:

@@ -37,11 +37,19 @@ class Source:
     tensors: one, or one a layer.
     stacked: does the parameter lead with a layer axis?
     shape: of one tensor as the parameter sees it (heads split, no L).
+    swapped: the tensors hold the last two axes in the other order.
   """
 
   tensors: tuple[tensors_lib.Tensor, ...]
   stacked: bool
   shape: tuple[int, ...]
+  swapped: bool = False
+
+  def read(self, tensor: tensors_lib.Tensor) -> np.ndarray:
+    """One tensor as the parameter sees it, not yet copied."""
+    if self.swapped:
+      return np.swapaxes(tensor.open(), -1, -2)
+    return tensor.open().reshape(self.shape)
 
 
 def open_renamed(
@@ -92,6 +100,10 @@ def match(
     single = shape[1:] if entry.stacked else shape
     count = shape[0] if entry.stacked else 1
     expected = entry.file_shape(single)
+    first = left.get(entry.name.replace(map_lib.LAYER, '0'))
+    swapped = False
+    if entry.swap and first is not None and first.shape != expected:
+      expected, swapped = (*expected[:-2], *expected[:-3:-1]), True
     found = []
     for layer in range(count):
       name = entry.name.replace(map_lib.LAYER, str(layer))
@@ -104,7 +116,7 @@ def match(
         wrong_type.append(f'{name} is {tensor.dtype}')
       else:
         found.append(tensor)
-    sources[path] = Source(tuple(found), entry.stacked, single)
+    sources[path] = Source(tuple(found), entry.stacked, single, swapped)
   unknown = [name for name in left if not weight_map.is_ignored(name)]
   problems = [
     f'{len(names)} {what}: {", ".join(names[:_SHOWN])}'
@@ -154,7 +166,7 @@ def _is_finite(values: np.ndarray) -> bool:
 def _read(source: Source, index: tuple[slice, ...], dtype: np.dtype):
   """One device's part of a parameter, cast."""
   if not source.stacked:
-    part = source.tensors[0].open().reshape(source.shape)[index]
+    part = source.read(source.tensors[0])[index]
     values = _aligned(part.shape, dtype)
     with np.errstate(over='ignore'):  # an overflow is found as an infinity
       values[...] = part
@@ -167,7 +179,7 @@ def _read(source: Source, index: tuple[slice, ...], dtype: np.dtype):
   values = _aligned((len(picked), *sizes), dtype)
   for layer, tensor in enumerate(picked):
     with np.errstate(over='ignore'):
-      values[layer] = tensor.open().reshape(source.shape)[inner]
+      values[layer] = source.read(tensor)[inner]
   return values
 
 

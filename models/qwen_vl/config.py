@@ -15,6 +15,7 @@ from corejax import errors
 from corejax.models import checkpoint
 from corejax.models import decoder
 from corejax.models import layers
+from corejax.models import mlp
 from corejax.models import qwen_vision
 from corejax.models import rope
 
@@ -27,13 +28,23 @@ class Kind:
     backbone: what its text model computes as, key of decoder.HANDLED_KEYS.
     mrope: key of rope.MROPE.
     vision_keys: of vision_config, beside _VISION_KEYS.
+    experts: its MLPs are mixtures of experts.
   """
 
   backbone: str
   mrope: str
   vision_keys: frozenset[str]
+  experts: bool = False
 
 
+_THIRD = frozenset(
+  {
+    'deepstack_visual_indexes',
+    'intermediate_size',
+    'num_position_embeddings',
+    'out_hidden_size',
+  }
+)
 # model_type -> Kind
 KINDS: Mapping[str, Kind] = {
   'qwen2_vl': Kind('qwen2', 'chunked', frozenset({'embed_dim', 'mlp_ratio'})),
@@ -49,18 +60,8 @@ KINDS: Mapping[str, Kind] = {
       }
     ),
   ),
-  'qwen3_vl': Kind(
-    'qwen3',
-    'interleaved',
-    frozenset(
-      {
-        'deepstack_visual_indexes',
-        'intermediate_size',
-        'num_position_embeddings',
-        'out_hidden_size',
-      }
-    ),
-  ),
+  'qwen3_vl': Kind('qwen3', 'interleaved', _THIRD),
+  'qwen3_vl_moe': Kind('qwen3', 'interleaved', _THIRD, experts=True),
 }
 _KEYS = frozenset(
   {
@@ -152,6 +153,9 @@ class QwenVlConfig:
       tie=bool(hf.tie_word_embeddings),
       kind=kind.backbone,
       mrope=kind.mrope,
+      experts=(
+        mlp.ExpertsConfig.from_hf(hf.text_config) if kind.experts else None
+      ),
     )
     for name in ('image_token_id', 'video_token_id'):
       if not 0 <= getattr(hf, name) < text.vocab_size:
@@ -206,7 +210,7 @@ def _vision(kind: str, hf: Any) -> qwen_vision.VisionConfig:
       window=window,
       full_layers=tuple(hf.fullatt_block_indexes),
     )
-  elif kind == 'qwen3_vl':
+  elif KINDS[kind].vision_keys is _THIRD:
     own = dict(
       patch_bias=True,
       table=_side(hf.num_position_embeddings),
@@ -252,7 +256,9 @@ def read(folder: pathlib.Path, kind: str) -> QwenVlConfig:
   try:
     if raw.get('model_type') != kind:
       other = raw.get('model_type')
-      hint = f'; --model={other}_flax reads it' if other in KINDS else ''
+      hint = '; name a folder or hub id of this family by --checkpoint'
+      if other in KINDS:
+        hint = f'; --model={other}_flax reads it'
       raise errors.UserError(
         f'model_type={other!r}, expected {kind!r} for {kind}_flax{hint}'
       )
@@ -282,7 +288,9 @@ def check_numbers(raw: Mapping[str, Any]) -> None:
   checkpoint.check_ranges(raw, {**_RANGES, **_LABELS}, '')
   # A flat file holds the text model's keys itself.
   for where, value in (('', raw), ('text_config.', _part(raw, 'text_config'))):
-    checkpoint.check_ranges(value, {**decoder.RANGES, **_LABELS}, where)
+    checkpoint.check_ranges(
+      value, {**decoder.RANGES, **mlp.RANGES, **_LABELS}, where
+    )
     for key in ('rope_parameters', 'rope_scaling'):
       if isinstance(value.get(key), Mapping):
         rope.check_numbers(value[key])
@@ -297,7 +305,11 @@ def check_numbers(raw: Mapping[str, Any]) -> None:
 
 def _check_keys(raw: Mapping[str, Any], kind: str) -> None:
   family = KINDS[kind]
-  text = decoder.HANDLED_KEYS[family.backbone]
+  text, unused = decoder.HANDLED_KEYS[family.backbone], decoder.IGNORED_KEYS
+  neutral = dict(decoder.NEUTRAL_KEYS)
+  if family.experts:
+    text, unused = text | mlp.KEYS, unused | mlp.IGNORED_KEYS
+    neutral['norm_topk_prob'] = True  # transformers always does
   is_flat = not raw.get('text_config')
   checkpoint.check_keys(
     raw,
@@ -309,9 +321,9 @@ def _check_keys(raw: Mapping[str, Any], kind: str) -> None:
   checkpoint.check_keys(
     _part(raw, 'text_config'),
     text,
-    decoder.IGNORED_KEYS,
+    unused,
     'text_config.',
-    decoder.NEUTRAL_KEYS,
+    neutral,
   )
   tower = _part(raw, 'vision_config')
   checkpoint.check_keys(

@@ -74,9 +74,11 @@ def load_processor(
 
 
 def _family(kind: str, tower: str) -> registry.Family:
+  family = config_lib.KINDS[kind]
+  backbone = family.backbone + ('_moe' if family.experts else '')
   return registry.Family(
     key=f'{kind}_flax',
-    backbones=(config_lib.KINDS[kind].backbone,),
+    backbones=(backbone,),
     towers=(tower,),
     load=functools.partial(load, kind),
     load_processor=functools.partial(load_processor, kind),
@@ -86,3 +88,4 @@ def _family(kind: str, tower: str) -> registry.Family:
 QWEN2_VL = _family('qwen2_vl', 'qwen2_vl')
 QWEN2_5_VL = _family('qwen2_5_vl', 'qwen2_5_vl')
 QWEN3_VL = _family('qwen3_vl', 'qwen3_vl')
+QWEN3_VL_MOE = _family('qwen3_vl_moe', 'qwen3_vl')

@@ -213,8 +213,8 @@ def parse(config: Mapping[str, Any], where: str) -> PatchSpec:
   if not isinstance(size, Mapping):
     refuse('size', size, 'shortest_edge and longest_edge')
   # The files of 2024 name areas by themselves; they win, as in HF.
-  least = given.get('min_pixels', size.get('shortest_edge'))
-  most = given.get('max_pixels', size.get('longest_edge'))
+  least: Any = given.get('min_pixels', size.get('shortest_edge'))
+  most: Any = given.get('max_pixels', size.get('longest_edge'))
   for key, value, top in (
     ('size.shortest_edge', least, images.MAX_PIXELS),
     ('size.longest_edge', most, images.MAX_PIXELS),

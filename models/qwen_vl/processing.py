@@ -253,7 +253,10 @@ class QwenVlProcessor:
         f'into {length=} and {n_media=}'
       )
     block = self.spec.merge**2
-    n_slots = max((e.shares.slots_M.max() for e, _ in shown), default=block)
+    n_slots = max(
+      (e.shares.slots_M[m] for e, m in shown if e.shares is not None),
+      default=block,
+    )
     vision = {}
     if n_media:
       pixel_values = np.zeros((n_media, n_slots, self._values), np.float32)

@@ -61,6 +61,7 @@ _OF_KIND = {
   'qwen2_vl': 'qwen2_vl',
   'qwen2_5_vl': 'qwen2_vl',
   'qwen3_vl': 'qwen3_vl',
+  'qwen3_vl_moe': 'qwen3_vl',
 }
 
 

@@ -53,6 +53,18 @@ def _norm(name: str, path: str) -> tuple[weight_map.Entry, weight_map.Entry]:
   )
 
 
+def _experts() -> tuple[weight_map.Entry, ...]:
+  """Entries of mlp.Experts; the hub's order of axes is ours."""
+  layer = f'model.language_model.layers.{weight_map.LAYER}.mlp'
+  block = 'language.layers.mlp'
+  experts = f'{layer}.experts'
+  return (
+    weight_map.Entry(f'{layer}.gate.weight', f'{block}.router.weight'),
+    weight_map.Entry(f'{experts}.gate_up_proj', f'{block}.gate_up', swap=True),
+    weight_map.Entry(f'{experts}.down_proj', f'{block}.down', swap=True),
+  )
+
+
 def _tower(kind: str, n_deep: int) -> tuple[weight_map.Entry, ...]:
   """Entries of qwen_vision.Tower."""
   layer, block = f'{_TOWER}.blocks.{weight_map.LAYER}', 'vision.layers'
@@ -61,10 +73,11 @@ def _tower(kind: str, n_deep: int) -> tuple[weight_map.Entry, ...]:
     'qwen2_vl': ('fc1', 'fc2'),
     'qwen2_5_vl': ('up_proj', 'down_proj'),
     'qwen3_vl': ('linear_fc1', 'linear_fc2'),
+    'qwen3_vl_moe': ('linear_fc1', 'linear_fc2'),
   }[kind]
   merger = _TOWER + '.merger'
   norm, fc1, fc2 = 'ln_q', 'mlp.0', 'mlp.2'
-  if kind == 'qwen3_vl':
+  if kind in ('qwen3_vl', 'qwen3_vl_moe'):
     norm, fc1, fc2 = 'norm', 'linear_fc1', 'linear_fc2'
   deep = []
   for x in range(n_deep):
@@ -94,6 +107,7 @@ def make_map(config: config_lib.QwenVlConfig) -> weight_map.WeightMap:
   """The map of one model."""
   entries = (
     *weight_map.decoder('model.language_model', 'language', _HEAD),
+    *_experts(),
     *_tower(config.kind, len(config.vision.deep_layers)),
   )
   return weight_map.WeightMap(_RENAMES, entries, _IGNORED)

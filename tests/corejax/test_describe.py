@@ -109,7 +109,7 @@ def test_a_computed_result_is_short(scores):
   )
   assert repr(cells) == (
     'VisualLayout(media_I=int32[4], cell_IW=float64[4, 4], '
-    'size_M2=int32[1, 2], base_I=bool[4])'
+    'size_M2=int32[1, 2], base_I=bool[4], count_base=True)'
   )
 
 

@@ -23,6 +23,7 @@ from corejax.experiments import features
 from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import listing
 from corejax.experiments import measure
+from corejax.experiments import prefixes
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
 from corejax.experiments import step
@@ -32,14 +33,19 @@ from corejax.models import generate as generate_lib
 torch = pytest.importorskip('torch', reason='tiny checkpoints need torch')
 
 QUICK = dict(data='scenes_pages', pages=2, limit=12)
-KINDS = {'qwen2_vl': 'qwen2', 'qwen2_5_vl': 'qwen2', 'qwen3_vl': 'qwen3'}
+KINDS = {
+  'qwen2_vl': 'qwen2; qwen2_vl',
+  'qwen2_5_vl': 'qwen2; qwen2_5_vl',
+  'qwen3_vl': 'qwen3; qwen3_vl',
+  'qwen3_vl_moe': 'qwen3_moe; qwen3_vl',
+}
 
 
 @pytest.fixture(scope='module', params=KINDS)
 def made(request, tmp_path_factory):
   """(settings that name the model, torch model, a ranking of it).
 
-  All three are ranked; what follows runs on one or two of them.
+  All are ranked; what follows runs on one or two of them.
   """
   from helpers import tiny_qwen
 
@@ -199,6 +205,30 @@ def test_pictures_of_many_sizes_each_once(made):
       np.testing.assert_array_equal(one_ID[row], all_ID[moved[3].feature_T[t]])
 
 
+@pytest.mark.parametrize('made', ['qwen3_vl'], indirect=True)
+def test_shared_prefixes(made, monkeypatch):
+  """What questions begin with is read once: M-RoPE, DeepStack and a cache."""
+  shared, _, ranked = made
+  resources = resources_lib.load(rank.Config(**shared))
+  options = measure.Options(8, 'question', False, False, 0)
+  batch = measure.prepare_batch(resources, range(8), options)
+  monkeypatch.setattr(prefixes, 'LEAST_PARAMETERS', 0)
+  runner = step.Runner(resources, 8)
+  plan, plans = runner._sharing.plan, []
+
+  def noted(*args):
+    plans.append(plan(*args))
+    return plans[-1]
+
+  monkeypatch.setattr(runner._sharing, 'plan', noted)
+  part = measure.finish_batch(
+    resources, measure.start_batch(runner, batch, options), options
+  )
+  assert len(plans) == 1 and plans[0] is not None
+  expected = ranked.scores.mass_ELNQR[:8]
+  np.testing.assert_allclose(part.mass_ELNQR, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize('made', ['qwen2_vl', 'qwen3_vl'], indirect=True)
 @torch.no_grad()
 def test_generated_tokens_are_those_of_transformers(made):
@@ -236,9 +266,11 @@ def test_generated_tokens_are_those_of_transformers(made):
 
 def test_listed():
   text = listing.models()
-  for kind, text_model in KINDS.items():
-    (line,) = [row for row in text.splitlines() if row.startswith(f'{kind}_')]
-    assert f'{text_model}; {kind}; ' in line
+  for kind, parts in KINDS.items():
+    (line,) = [
+      row for row in text.splitlines() if row.startswith(f'{kind}_flax ')
+    ]
+    assert f'{parts}; ' in line
     assert line.endswith('trained: none; image yes, video no')
 
 

@@ -223,4 +223,4 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
   flags = ['--checkpoint=planted', '--dry_run', f'--out={tmp_path / "x"}']
   assert route.cli(['route', *flags]) == 0
   assert not (tmp_path / 'x').exists()
-  assert '222 tokens (12 pages), window 24' in capsys.readouterr().out
+  assert '222 tokens (12 pages), window 20' in capsys.readouterr().out

@@ -36,6 +36,10 @@ _CLASSES = {
     transformers.Qwen3VLConfig,
     transformers.Qwen3VLForConditionalGeneration,
   ),
+  'qwen3_vl_moe': (
+    transformers.Qwen3VLMoeConfig,
+    transformers.Qwen3VLMoeForConditionalGeneration,
+  ),
 }
 _TOWERS = {
   'qwen2_vl': dict(embed_dim=24, mlp_ratio=2, num_heads=3),
@@ -54,6 +58,11 @@ _TOWERS = {
     deepstack_visual_indexes=[0, 2],
   ),
 }
+_TOWERS['qwen3_vl_moe'] = _TOWERS['qwen3_vl']
+_OWN_HEAD = ('qwen3_vl', 'qwen3_vl_moe')
+
+
+_EXPERTS = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20)
 
 
 def config(kind: str, *, text_kw: dict | None = None, tower_kw=None, **kw):
@@ -66,7 +75,7 @@ def config(kind: str, *, text_kw: dict | None = None, tower_kw=None, **kw):
   """
   heads = (text_kw or {}).get('num_attention_heads', 4)
   head_dim = (text_kw or {}).get('head_dim', 8)
-  if kind == 'qwen3_vl':  # a head's size is its own
+  if kind in _OWN_HEAD:  # a head's size is its own
     text_kw = {'head_dim': head_dim, 'hidden_size': 32, **(text_kw or {})}
   text = {
     'vocab_size': 64,
@@ -81,7 +90,8 @@ def config(kind: str, *, text_kw: dict | None = None, tower_kw=None, **kw):
       'rope_theta': 100.0,
       'mrope_section': [2, 1, 1],
     },
-    **({} if kind == 'qwen3_vl' else {'bos_token_id': 1, 'eos_token_id': 2}),
+    **({} if kind in _OWN_HEAD else {'bos_token_id': 1, 'eos_token_id': 2}),
+    **(_EXPERTS if kind == 'qwen3_vl_moe' else {}),
     **(text_kw or {}),
   }
   out = 'hidden_size' if kind == 'qwen2_vl' else 'out_hidden_size'
@@ -124,7 +134,11 @@ def _draw(name: str, shape: tuple[int, ...], rng) -> np.ndarray:
     return 0.7 * normal
   # A unit input gives scores of standard deviation 2, logits of 3.
   gain = 1.0
-  if 'q_proj' in name or 'k_proj' in name or 'attn.qkv' in name:
+  if 'experts' in name:  # [experts, out, in]
+    return normal / math.sqrt(shape[-1])
+  if name.endswith('mlp.gate.weight'):  # a router that is sure
+    gain = 3.0
+  elif 'q_proj' in name or 'k_proj' in name or 'attn.qkv' in name:
     gain = math.sqrt(2)
   elif 'lm_head' in name or 'embed_tokens' in name:
     gain = 3.0
@@ -316,8 +330,8 @@ def reference(model, torch_kw: dict) -> dict:
       )
       blocks = hidden.reshape(len(index), -1, hidden.shape[-1])
       hidden = blocks[torch.argsort(index)].reshape(hidden.shape)
-    seen['tower'] = hidden.numpy()
-    seen['features'] = tower.pooler_output.numpy()
+    seen['tower'] = hidden.float().numpy()
+    seen['features'] = tower.pooler_output.float().numpy()
     deep = getattr(tower, 'deepstack_features', None) or []
-    seen['deep'] = [level.numpy() for level in deep]
+    seen['deep'] = [level.float().numpy() for level in deep]
   return seen

@@ -140,6 +140,23 @@ def _qwen3(deep: bool, *text) -> dict:
   }
 
 
+def _qwen3_moe(each: int, *text) -> dict:
+  config = _qwen3(True, *text, False)
+  config['architectures'] = ['Qwen3VLMoeForConditionalGeneration']
+  config['model_type'] = 'qwen3_vl_moe'
+  config['vision_config']['model_type'] = 'qwen3_vl_moe'
+  config['text_config'] |= {
+    'decoder_sparse_step': 1,
+    'mlp_only_layers': [],
+    'model_type': 'qwen3_vl_moe_text',
+    'moe_intermediate_size': each,
+    'norm_topk_prob': True,
+    'num_experts': 128,
+    'num_experts_per_tok': 8,
+  }
+  return config
+
+
 _ALL = {
   'Qwen2-VL-2B-Instruct': _qwen2(1536, 8960, 28, 12, 2, 151936, True),
   'Qwen2-VL-7B-Instruct': _qwen2(3584, 18944, 28, 28, 4, 152064, False),
@@ -160,6 +177,8 @@ _ALL = {
   'Qwen3-VL-4B-Instruct': _qwen3(False, 2560, 9728, 36, 32, 8, True),
   'Qwen3-VL-8B-Instruct': _qwen3(True, 4096, 12288, 36, 32, 8, False),
   'Qwen3-VL-32B-Instruct': _qwen3(True, 5120, 25600, 64, 64, 8, False),
+  'Qwen3-VL-30B-A3B-Instruct': _qwen3_moe(768, 2048, 6144, 48, 32, 4),
+  'Qwen3-VL-235B-A22B-Instruct': _qwen3_moe(1536, 4096, 12288, 94, 64, 4),
 }
 NAMES = tuple(_ALL)
 

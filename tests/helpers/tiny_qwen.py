@@ -30,6 +30,7 @@ _TOWERS = {
   'qwen2_5_vl': dict(patch_size=14, window_size=56),
   'qwen3_vl': dict(patch_size=16, deepstack_visual_indexes=[1]),
 }
+_TOWERS['qwen3_vl_moe'] = _TOWERS['qwen3_vl']
 
 
 def tokenizer():

@@ -47,7 +47,7 @@ def _compile(head_dim, dtype, target, causal=True, model_window=False):
 
   from corejax.kernels import triton_kernel
 
-  blocks = triton_kernel.block_sizes(head_dim, target)
+  blocks = triton_kernel.block_sizes(target)
   vectors = _TYPES[dtype]
   types = {
     'q_BTNH': vectors,
@@ -155,6 +155,8 @@ def test_nothing_is_spilled_on_hopper(report, head_dim, dtype, options):
   # Products are the warp groups', tiles are copied while they run.
   assert 'wgmma.mma_async' in compiled.asm['ptx']
   assert 'cp.async.cg' in compiled.asm['ptx']
+  # No operand is read back from shared memory into registers.
+  assert 'local_load' not in compiled.asm['ttgir']
 
 
 @pytest.mark.parametrize('target', [80, 86, 89, 100])

@@ -9,6 +9,7 @@ import pytest
 
 from corejax import ablation
 from corejax import attention
+from corejax import control as control_lib
 from corejax import errors
 from corejax import heads as heads_lib
 from corejax.kernels import dispatch
@@ -50,6 +51,84 @@ def test_key_layouts(kind, tied, tmp_path):
   hf_qwen.save(torch_model, tmp_path / 'extra', extra=extra)
   with pytest.raises(errors.UserError, match='visual.blocks.9'):
     weights.load(tmp_path / 'extra', config, dtype=jnp.dtype('float32'))
+
+
+def test_experts_in_either_order(tmp_path):
+  """Hub [X, D, 2 F], transformers 5 [X, 2 F, D]; never both in one folder."""
+  torch_model = hf_qwen.build(hf_qwen.config('qwen3_vl_moe'))
+  plain = {k: v for k, v in torch_model.state_dict().items() if 'experts' in k}
+  swapped = {k: v.transpose(1, 2) for k, v in plain.items()}
+  mixed = swapped | {k: v for k, v in plain.items() if '.1.' in k}
+  models = []
+  for name, extra in (('plain', plain), ('swapped', swapped), ('mixed', mixed)):
+    folder = tmp_path / name
+    extra = {k: v.contiguous() for k, v in extra.items()}
+    hf_qwen.save(torch_model, folder, extra=extra)
+    config = config_lib.read(folder, 'qwen3_vl_moe')
+    if name == 'mixed':
+      with pytest.raises(errors.UserError, match='misshapen: .*layers.1'):
+        weights.load(folder, config, dtype=jnp.dtype('float32'))
+    else:
+      models.append(weights.load(folder, config, dtype=jnp.dtype('float32')))
+  for a, b in zip(*map(_leaves, models), strict=True):
+    np.testing.assert_array_equal(a, b)
+  gate_up = plain['model.language_model.layers.2.mlp.experts.gate_up_proj']
+  ours = models[0].language.layers.mlp.gate_up[2]
+  np.testing.assert_array_equal(ours, gate_up.transpose(1, 2))
+
+
+def test_gradients_through_experts(tmp_path):
+  torch_model = hf_qwen.build(hf_qwen.config('qwen3_vl_moe'))
+  hf_qwen.save(torch_model, tmp_path)
+  config = config_lib.read(tmp_path, 'qwen3_vl_moe')
+  model = weights.load(tmp_path, config, dtype=jnp.dtype('float32'))
+  batch = hf_qwen.batch(torch_model.config, [[2, (2, 2), 3]])
+  shape = config.text.n_layers, config.text.n_heads
+  intact = control_lib.HeadControl.intact(*shape)
+
+  def logit(gate_LN):
+    out = modeling.forward(
+      model, batch.inputs, control=intact.with_gate(gate_LN)
+    )
+    return out.logits_BPV[0, -1, 5]
+
+  quick = functools.partial(
+    jax.jit, compiler_options={'xla_backend_optimization_level': 0}
+  )
+  one = quick(logit)
+  ones_LN = jnp.ones(shape)
+  cut_XLN = jnp.stack([ones_LN, ones_LN.at[1, 2].set(0)])
+  each = jnp.stack([one(gate_LN) for gate_LN in cut_XLN])
+  mapped = quick(lambda cut_XLN: jax.lax.map(logit, cut_XLN))(cut_XLN)
+  np.testing.assert_allclose(mapped, each, rtol=1e-5)
+  # As the README says: jax's ragged_dot has no such rule.
+  with pytest.raises(NotImplementedError, match='ragged_dot vmap'):
+    jax.vmap(logit)(cut_XLN)
+  slope_LN = quick(jax.grad(logit))(ones_LN)
+  step_LN = jnp.zeros(shape).at[1, 2].set(1e-3)
+  change = (one(ones_LN + step_LN) - one(ones_LN - step_LN)) / 2e-3
+  assert abs(change - slope_LN[1, 2]) < 0.02 * abs(slope_LN).max()
+
+
+@pytest.mark.parametrize('kind', ['qwen2_5_vl', 'qwen3_vl'])
+def test_bfloat16_model_is_as_good_as_torchs(kind, tmp_path):
+  """Same dtype policy: the error against float32 is that of transformers."""
+  torch_model = hf_qwen.build(hf_qwen.config(kind))
+  hf_qwen.save(torch_model, tmp_path, dtype=torch.bfloat16)
+  batch = hf_qwen.batch(hf_qwen.config(kind), [[4, (3, 4), 20]])
+  load = functools.partial(
+    type(torch_model).from_pretrained, tmp_path, attn_implementation='eager'
+  )
+  exact = hf_qwen.reference(load(dtype=torch.float32), batch.torch)['logits']
+  theirs = hf_qwen.reference(load(dtype=torch.bfloat16), batch.torch)['logits']
+  model = weights.load(
+    tmp_path, config_lib.read(tmp_path, kind), dtype=jnp.dtype('bfloat16')
+  )
+  out = jax.jit(modeling.forward)(model, batch.inputs)
+  spread = exact.std()
+  error = np.sqrt(np.square(out.logits_BPV - exact).mean()) / spread
+  their_error = np.sqrt(np.square(theirs - exact).mean()) / spread
+  assert 1e-4 < error < 1.5 * their_error < 0.2, (error, their_error)
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -100,6 +100,7 @@ CASES = {
     [[3, (11, 8), 2], [1, (1, 4), 5]],
     'right',
   ),
+  'qwen3_experts': ('qwen3_vl_moe', {}, _TWO, 'left'),
   'qwen2_5_large_upper_windows': (
     'qwen2_5_vl',
     dict(
@@ -295,7 +296,7 @@ def test_every_layer(name, get):
   case = get(name)
   hidden, real = case.hf['hidden'], case.batch.real_BT
   deep = _on_theirs(case)['deep']
-  assert (deep is None) == (case.model.config.kind != 'qwen3_vl')
+  assert (deep is None) == (not case.model.config.kind.startswith('qwen3'))
   for index in range(len(hidden) - 1):
     own = None if deep is None else deep[index : index + 1]
     ours = _run_layer(
