@@ -41,7 +41,7 @@ def _reads(problem, blocks):
   return cut.any((3, 5))
 
 
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', range(3))
 def test_random_shapes_and_blocks(seed):
   """Groups of 1 to 7, chunks of a prompt, padding, any blocks, any chunks."""
   rng = np.random.default_rng(seed)
@@ -51,7 +51,7 @@ def test_random_shapes_and_blocks(seed):
     batch=int(rng.integers(1, 3)),
     n_rows=n_rows,
     n_keys=n_rows + int(rng.integers(0, 40)),
-    n_heads=n_kv * (1, 3, 5, 7)[seed],
+    n_heads=n_kv * (1, 3, 7)[seed],
     n_kv=n_kv,
     head_dim=8 * int(rng.integers(1, 4)),
     offset=True,
@@ -68,10 +68,9 @@ def test_random_shapes_and_blocks(seed):
   np.testing.assert_allclose(lse, true_lse, rtol=2e-6, atol=3e-6)
 
 
-@pytest.mark.parametrize('words', [30, 1000])
-def test_one_step_a_tile_that_is_read(words, monkeypatch):
+def test_one_step_a_tile_that_is_read(monkeypatch):
   problem = cases.draw(cases.SPECS['left_right_padding'], 0)
-  blocks = dataclasses.replace(_SMALL, words=words)
+  blocks = dataclasses.replace(_SMALL, words=30)  # many chunks
   steps = []
   kernel = tpu_pallas._kernel
 
@@ -136,17 +135,14 @@ def test_default_blocks():
   np.testing.assert_allclose(out, want, rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-  ('shape', 'n_heads', 'n_kv'), [((2, 2), 4, 2), ((1, 4), 12, 3)]
-)
-def test_over_a_mesh(shape, n_heads, n_kv):
-  """Heads on four devices, each with a list of its own."""
+def test_over_a_mesh():
+  """Heads and sequences on four devices, each with a list of its own."""
   spec = dataclasses.replace(
-    cases.SPECS['left_right_padding'], n_heads=n_heads, n_kv=n_kv
+    cases.SPECS['left_right_padding'], n_heads=6, n_kv=3
   )
   problem = cases.draw(spec, 0)
   mesh = jax.make_mesh(
-    shape,
+    (2, 2),
     ('data', 'model'),
     (jax.sharding.AxisType.Auto,) * 2,
     devices=jax.devices()[:4],

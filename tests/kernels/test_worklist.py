@@ -36,7 +36,6 @@ def _builder(layout):
   ('name', 'room'),
   [
     ('left_right_padding', 40),
-    ('windows', 10**6),
     ('chunk_7_to_1', 40),
     ('model_window', 10**6),
     ('vision', 25),
