@@ -122,8 +122,7 @@ def anyres(
   text: str = 'qwen2',
   text_kw: dict | None = None,
   tile: int = 60,
-  patch: int = 14,
-  sides: int = 3,
+  patch: int = 11,
   most: int = 2,
   context: int = 2048,
   flat: bool = False,
@@ -136,7 +135,6 @@ def anyres(
     model_type: 'llava_next' (CLIP) or 'llava_onevision' (SigLIP).
     text: model_type of the text model; text_kw overrides its settings.
     tile, patch: pixels along a side.
-    sides: most tiles along a side.
     most: N of OneVision's anyres_max_N.
     context: max_position_embeddings.
     flat: write preprocessor_config.json instead of the nested one.
@@ -148,10 +146,12 @@ def anyres(
   token_id = _tokenizer(folder, kind, tokens)
   is_next = model_type == 'llava_next'
   strategy = 'default' if is_next else 'full'
+  # Up to six tiles; high ones and wide ones are not the same.
   pinpoints = [
     [tile * high, tile * wide]
-    for high in range(1, sides + 1)
-    for wide in range(1, sides + 1)
+    for high in range(1, 4)
+    for wide in range(1, 5)
+    if high * wide <= 6
   ]
   sizes = dict(hidden_size=32, intermediate_size=40)
   config = {

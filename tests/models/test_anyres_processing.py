@@ -87,6 +87,9 @@ def test_tiles_and_counts_of_transformers(made):
   rng = np.random.default_rng(1)
   sizes = [tuple(int(x) for x in rng.integers(2, 260, 2)) for _ in range(40)]
   sizes += [(700, 2), (3, 500), (60, 120), (180, 60), (61, 60), (1, 1)]
+  # 4 rows, but for rounding 3; 60 tokens, too few to be scaled to 50; 1x4 and
+  # not 4x1 tiles.
+  sizes += [(245, 49), (66, 120), (240, 60), (60, 240)]
   counts = set()
   for width, height in sizes:
     pixels = pictures.noise(rng, width, height)
@@ -140,22 +143,22 @@ def test_layout_of_a_wide_picture(made):
   model_type, _, processor = made
   encoded = processor.encode(tracers.example((_PICTURES[4],)))
   layout = encoded.layout
-  assert layout.base_I.tolist() == [True] * 16 + [False] * 32
+  assert layout.base_I.tolist() == [True] * 25 + [False] * 50
   np.testing.assert_allclose(
-    layout.cell_IW[0], [0, 0, 14 * 112 / 60, 14 * 56 / 60]
+    layout.cell_IW[0], [0, 0, 11 * 112 / 60, 11 * 56 / 60]
   )
   scale = 112 / 120  # resized to 120x60
   np.testing.assert_allclose(
-    layout.cell_IW[16 + 4], [60 * scale, 0, 74 * scale, 14 * scale], rtol=1e-6
+    layout.cell_IW[25 + 5], [60 * scale, 0, 71 * scale, 11 * scale], rtol=1e-6
   )
-  # 4 rows of 8 and a newline behind the base.
+  # 5 rows of 10 and a newline behind the base.
   tokens = np.flatnonzero(encoded.tokens_T == processor.image_token_id)
-  assert len(tokens) == 16 + 4 * 9
+  assert len(tokens) == 25 + 5 * 11
   newlines = sorted(set(tokens) - set(encoded.visual_I))
-  assert (np.array(newlines) - tokens[0]).tolist() == [24, 33, 42, 51]
+  assert (np.array(newlines) - tokens[0]).tolist() == [35, 46, 57, 68, 79]
   first = encoded.feature_T.reshape(len(encoded.tokens_T), -1)[:, 0]
-  assert (first[newlines] == 16).all()  # the first tile's row after its 16
-  assert first[tokens[16]] == 17 and first[tokens[20]] == 34
+  assert (first[newlines] == 25).all()  # the first tile's row after its 25
+  assert first[tokens[25]] == 26 and first[tokens[30]] == 52
   assert (encoded.blend_TK is None) == (model_type == 'llava_next')
 
 
@@ -170,15 +173,15 @@ def test_several_pictures(made):
     assert layout.base_I.any()
     return
   # Squared: 28 of 112 pixels of padding above and below.
-  assert len(layout) == 32 and not layout.base_I.any()
+  assert len(layout) == 50 and not layout.base_I.any()
   assert len(encoded.vision['pixel_values']) == 2
-  unit = 14 * 112 / 60
+  unit = 11 * 112 / 60
   np.testing.assert_allclose(layout.cell_IW[0], [0, -28, unit, unit - 28])
   np.testing.assert_allclose(
-    layout.cell_IW[16], [0, -5, 14 * 50 / 60, 14 * 50 / 60 - 5]
+    layout.cell_IW[25], [0, -5, 11 * 50 / 60, 11 * 50 / 60 - 5]
   )
   tokens = np.flatnonzero(encoded.tokens_T == processor.image_token_id)
-  assert len(tokens) == 34
+  assert len(tokens) == 52
 
 
 # --- batches
@@ -265,7 +268,7 @@ def test_folders_that_do_not_fit(tmp_path, file, changes, said):
       'llava_next',
       'processor_config.json',
       dict(num_additional_image_tokens=0),
-      'make 15 tokens',
+      'make 24 tokens',
     ),
     ('llava_next', _PIN, dict(model_type='llava'), 'llava_next_flax reads'),
     (

@@ -1,4 +1,4 @@
-"""InternVL's config.json as released, and settings that are refused."""
+"""InternVL's configs in the released sizes, and settings that are refused."""
 
 import copy
 import json
