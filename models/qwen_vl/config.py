@@ -257,7 +257,7 @@ def read(folder: pathlib.Path, kind: str) -> QwenVlConfig:
     if raw.get('model_type') != kind:
       other = raw.get('model_type')
       hint = '; name a folder or hub id of this family by --checkpoint'
-      if other in KINDS:
+      if isinstance(other, str) and other in KINDS:
         hint = f'; --model={other}_flax reads it'
       raise errors.UserError(
         f'model_type={other!r}, expected {kind!r} for {kind}_flax{hint}'
