@@ -9,7 +9,6 @@ import dataclasses
 import io
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -41,11 +40,14 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope='module', params=KINDS)
+RANKED = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
+
+
+@pytest.fixture(scope='module', params=RANKED)
 def made(request, tmp_path_factory):
   """(settings that name the model, torch model, a ranking of it).
 
-  All are ranked; what follows runs on one or two of them.
+  These are ranked; what follows runs on one or two of them.
   """
   from helpers import tiny_qwen
 
@@ -165,7 +167,7 @@ class Ragged:
     return self.examples[index]
 
 
-@pytest.mark.parametrize('made', ['qwen2_5_vl', 'qwen3_vl'], indirect=True)
+@pytest.mark.parametrize('made', ['qwen2_5_vl'], indirect=True)
 def test_pictures_of_many_sizes_each_once(made):
   """Through the feature cache as through one forward with all pictures."""
   shared, _, _ = made
@@ -229,7 +231,7 @@ def test_shared_prefixes(made, monkeypatch):
   np.testing.assert_allclose(part.mass_ELNQR, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('made', ['qwen2_vl', 'qwen3_vl'], indirect=True)
+@pytest.mark.parametrize('made', ['qwen3_vl'], indirect=True)
 @torch.no_grad()
 def test_generated_tokens_are_those_of_transformers(made):
   """The position of each new token goes on behind the picture's."""
@@ -272,18 +274,3 @@ def test_listed():
     ]
     assert f'{parts}; ' in line
     assert line.endswith('trained: none; image yes, video no')
-
-
-@pytest.mark.parametrize('made', ['qwen3_vl'], indirect=True)
-def test_bfloat16(made):
-  shared, _, ranked = made
-  resources = resources_lib.load(rank.Config(**shared, dtype='bfloat16'))
-  options = measure.Options(4, 'question', False, False, 0)
-  batch = measure.prepare_batch(resources, range(4), options)
-  part = measure.finish_batch(
-    resources,
-    measure.start_batch(step.Runner(resources, 4), batch, options),
-    options,
-  )
-  off = np.abs(part.mass_ELNQR - ranked.scores.mass_ELNQR[:4]).mean()
-  assert jnp.isfinite(part.mass_ELNQR).all() and off < 0.02
