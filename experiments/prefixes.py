@@ -126,7 +126,7 @@ class Plan:
       )
       return np.where(own_UT, before_UT, fill), after_BT
 
-    cuts = {
+    cuts: dict[str, Any] = {
       field.name: cut(
         getattr(whole, field.name),
         regions.PADDING_ROW if field.name == 'class_BT' else False,

@@ -350,7 +350,7 @@ class Runner:
       prefix = prefixes.Prefix(
         dataclasses.replace(before[0], features_ID=features_ID), before[1]
       )
-    return Padded(inputs, *arrays[1:], prefix, prefix_rows)
+    return Padded(inputs, *arrays[1:], prefix=prefix, prefix_rows=prefix_rows)
 
   def _spread(self, tree: Any) -> Any:
     if self._resources.mesh is None:
