@@ -440,11 +440,11 @@ LINE = {
   ],
 }
 DATA = {
-  'no annotations': (None, [mmdocir.ANNOTATIONS, 'github.com', 'needs no']),
+  'no annotations': (None, [mmdocir.ANNOTATIONS, 'github.com', 'need no files']),
   'a web page': (PAGE, ['none of 1 lines', 'github.com']),
   'a pointer': (LFS, ['none of 3 lines', 'github.com']),
   'nothing': (b'', ['holds no question', 'github.com']),
-  'no PDF': (json.dumps(LINE).encode(), ['missing all 1 PDFs', 'one.pdf']),
+  'no PDF': (json.dumps(LINE).encode(), ['lacks 1. all 1 PDFs', 'one.pdf']),
 }
 
 
