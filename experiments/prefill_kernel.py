@@ -31,6 +31,7 @@ COLUMNS = (
   'kv_heads',
   'head_dim',
   'dtype',
+  'implementation',
   'length',
   'rho',
   'dense_heads',
@@ -62,6 +63,7 @@ class Row:
     seconds: median.
     up: times faster than all dense in the same rounds.
     rounds: timed.
+    implementation: the kernel that served.
   """
 
   geometry: tuple[int, int]
@@ -71,6 +73,7 @@ class Row:
   seconds: float
   up: bench_processes.Ratio
   rounds: int
+  implementation: str
 
   @property
   def of_tile_ideal(self) -> float:
@@ -247,6 +250,20 @@ def _calls(config, geometry, length: int, counts) -> tuple[list[Any], list]:
   ], plans
 
 
+def _picked(config, geometry, length: int) -> str:
+  """Which kernel serves such calls here: dtypes and devices decide."""
+  import jax
+
+  from corejax import masks
+  from corejax.kernels import dispatch
+
+  q, kv = (
+    jax.ShapeDtypeStruct((1, length, n, config.head_dim), config.dtype)
+    for n in geometry
+  )
+  return dispatch.picked(q, kv, kv, masks.AttnMask())
+
+
 def _precision(config):
   """Float32 means float32, as everywhere."""
   import jax
@@ -289,6 +306,7 @@ def _length(config, geometry, length: int) -> list[Row]:
       float(np.median(seconds_R)),
       bench_processes.ratio(seconds_XR[-1], seconds_R),
       config.repeats,
+      _picked(config, geometry, length),
     )
     for k, plan, seconds_R in zip(counts, plans, seconds_XR)
   ]
@@ -301,7 +319,7 @@ def _line(row: Row) -> str:
     f'dense ({100 * row.cost.rho:5.1f}%)  window {row.plan.window} sink '
     f'{row.plan.sink}  {1e3 * row.seconds:10.2f} ms  {row.up}x  ideal '
     f'{row.cost.element_ideal:.2f}x, by tiles {row.cost.tile_ideal:.2f}x '
-    f'({100 * row.of_tile_ideal:.0f}% of it)'
+    f'({100 * row.of_tile_ideal:.0f}% of it)  by {row.implementation}'
   )
 
 
@@ -315,6 +333,7 @@ def _csv(config, rows: list[Row]) -> str:
         *row.geometry,
         config.head_dim,
         config.dtype,
+        row.implementation,
         row.cost.length,
         f'{row.cost.rho:.6g}',
         row.n_dense,
@@ -344,9 +363,9 @@ def _write(config, folder, rows, skipped, where: str) -> None:
       f'--lengths={config.lengths[:60]}: all left out, see above; give shorter '
       'ones or a larger --max_seconds'
     )
-  picture = prefill_kernel_report.figure(
-    rows, f'attention alone, {config.dtype}, heads of {config.head_dim}'
-  )
+  names = dict.fromkeys(row.implementation for row in rows)
+  about = f'{config.dtype}, heads of {config.head_dim}, by {", ".join(names)}'
+  picture = prefill_kernel_report.figure(rows, f'attention alone, {about}')
   folder.write('kernel.csv', _csv(config, rows))
   folder.write('speed.png', picture)
   folder.write(
@@ -355,7 +374,7 @@ def _write(config, folder, rows, skipped, where: str) -> None:
       rows,
       skipped,
       picture,
-      f'{config.dtype}, heads of {config.head_dim}; {where}',
+      f'{about}; {where}',
     ),
   )
   folder.record['summary'] = [_line(row) for row in rows]

@@ -25,7 +25,6 @@ _COLOURS = {
   'random': ('#56b4e9', '--', 'o'),
   'bottom': ('#999999', '-.', 'o'),
 }
-_BEST = (prefill_sets.TOP, prefill_sets.GIVEN)
 _SPEED = (
   '#999999',
   '#d55e00',
@@ -45,14 +44,17 @@ def speed(
   """Times faster than all dense, against length, as PNG.
 
   Left the attention alone, right to the first token; a line for each number of
-  dense heads. Thin lines are the ideals: dotted by elements, dashed by tiles.
+  dense heads, those of the top if it was asked for. Thin lines are the ideals:
+  dotted by elements, dashed by tiles.
   """
   kind = _kind(table)
+  names = [row.name for row in table]
+  shown = next((name for name in _COLOURS if name in names), None)
   picture = mpl_figure.Figure(figsize=(10, 4.2), layout='constrained')
   panels = picture.subplots(1, 2, sharey=True)
   lines = {}
   for row in table:
-    if row.whole and row.kind == kind and row.name in (*_BEST, 'all_sparse'):
+    if row.whole and row.kind == kind and row.name in (shown, 'all_sparse'):
       lines.setdefault(row.n_dense, []).append(row)
   for place, (n_dense, line) in enumerate(sorted(lines.items())):
     colour = _SPEED[place % len(_SPEED)]
@@ -89,7 +91,8 @@ def speed(
     axes.minorticks_off()
     axes.grid(alpha=0.3)
   panels[0].set_ylabel('times faster than all dense')
-  panels[1].legend(fontsize=7)
+  if lines:
+    panels[1].legend(fontsize=7)
   picture.suptitle(title, fontsize=9, x=0.01, ha='left')
   return figures.png(picture, 130)
 

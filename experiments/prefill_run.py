@@ -189,10 +189,9 @@ class Runner:
       for control in controls
     ]
     with jax.default_matmul_precision(resources.precision):
-      shape = tuple(x.shape for x in jax.tree.leaves(ready.inputs))
-      if shape not in self._warm:  # compiles; not timed
+      if ready.shapes not in self._warm:  # compiles; not timed
         jax.block_until_ready((whole[0](), alone[0]()))
-        self._warm.add(shape)
+        self._warm.add(ready.shapes)
       rounds = self._rounds[scale]
       found, first_XR = timed.take_turns(whole, turn, rounds)
       left = max(0, min(rounds, self._repeats - turn * rounds))

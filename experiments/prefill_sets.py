@@ -175,6 +175,9 @@ def make(
           left_out.append(f'{name}, {k} heads: less than a group of {group}')
           continue
         heads = plan_lib.snapped(score_LN, k, n_kv_heads)
+        if any(one.name == name and one.heads == heads for one in made):
+          left_out.append(f'{name}, {k} heads: the same {len(heads)} again')
+          continue
         made.append(Assigned(name, heads, fraction))
         continue
       drawn = name in groups_lib.RANDOM

@@ -112,6 +112,12 @@ class Ready:
     """Tokens of each sequence, padding included."""
     return self.inputs.tokens_BT.shape[1]
 
+  @property
+  def shapes(self) -> tuple[tuple[int, ...], ...]:
+    """What an executable is compiled for, longer answers included."""
+    taken = self.inputs, self.answer_BA, self.answer_rows_BA
+    return tuple(x.shape for x in jax.tree.leaves(taken))
+
 
 def ready(
   resources: resources_lib.Resources, batch: sweep.Batch, size: int

@@ -61,7 +61,8 @@ class Timed:
     """Accuracy of `which` minus that of `others`, paired by example.
 
     Args:
-      which, others: draws of one way each; as many, or one of either.
+      which, others: draws of one way each; as many, or one of either. What
+        is held against itself differs by nothing, without doubt.
       used_E: bool [E].
     """
     clusters = np.asarray(self.clusters)[used_E]
@@ -71,6 +72,8 @@ class Timed:
     spread_S = a_SE.mean(1) - b_SE.mean(1)  # one side or both were drawn
     if len(spread_S) > 1:
       found = accuracy.over_draws(found, spread_S)
+    if list(which) == list(others):
+      return dataclasses.replace(found, low=0.0, high=0.0)
     return _within(found, -1.0)
 
   def seconds(self, which: Sequence[int], kernel: bool = False) -> float:

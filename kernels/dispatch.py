@@ -69,6 +69,27 @@ def _named(name: str) -> Implementation:
   return IMPLEMENTATIONS[name]
 
 
+def picked(
+  q_BTNH: Any,
+  k_BSKH: Any,
+  v_BSKH: Any,
+  mask: masks.AttnMask,
+  control: control_lib.AttendControl | None = None,
+) -> str:
+  """Name of the implementation that None picks for this call, here.
+
+  Args:
+    q_BTNH, k_BSKH, v_BSKH: arrays, or shapes and dtypes alone.
+    mask, control: as of `head_sparse_attention`.
+  """
+  call = (q_BTNH, k_BSKH, v_BSKH, mask, control)
+  return next(
+    name
+    for name, each in IMPLEMENTATIONS.items()
+    if each.unsupported(*call) is None
+  )
+
+
 def head_sparse_attention(
   q_BTNH: jax.Array,
   k_BSKH: jax.Array,
@@ -106,11 +127,7 @@ def head_sparse_attention(
     if reason is not None:
       raise NotImplementedError(f'attention {implementation!r}: {reason}')
   else:
-    chosen = next(
-      each
-      for each in IMPLEMENTATIONS.values()
-      if each.unsupported(*call) is None
-    )
+    chosen = IMPLEMENTATIONS[picked(*call)]
   return chosen.run(*call, return_lse=return_lse)
 
 

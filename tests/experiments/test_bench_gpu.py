@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from corejax import heads
+from corejax import plan
+from corejax.experiments import bench_attention
 from corejax.experiments import bench_gpu
 from corejax.experiments import cli
 from corejax.kernels import dispatch
@@ -108,6 +111,21 @@ def test_element_ideal_counts_the_pairs():
   assert bench_gpu.element_ideal(40, 4, 1, 5, 3) == pytest.approx(
     1 / (0.25 + 0.75 * share)
   )
+
+
+@pytest.mark.parametrize('length', [40, 1000, 16384])
+@pytest.mark.parametrize('window, sink', [(5, 3), (1024, 128), (1, 0)])
+def test_all_programs_have_one_ideal(length, window, sink):
+  """Three forms of it: here, of `bench_kernel` and of a plan."""
+  here = bench_gpu.element_ideal(length, 28, 2, window, sink)
+  spec = bench_attention.Spec(length, 28, 4, 8, 2, window, sink)
+  ideal = bench_attention.ideal(spec, 128)
+  cost = plan.HeadPlan(heads.HeadSet([(0, 0), (0, 14)]), window, sink).cost(
+    length, 1, 28
+  )
+  assert cost.element_ideal == pytest.approx(here, rel=1e-12)
+  assert 1 / ideal.elements == pytest.approx(here, rel=1e-12)
+  assert cost.tile_ideal == pytest.approx(1 / ideal.tiles, rel=1e-12)
 
 
 def test_a_timer_divides_by_its_calls():

@@ -1,15 +1,20 @@
 """`prefill` end to end on the planted model, whose true heads are known."""
 
 import csv
+import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 
 from corejax import heads as heads_lib
+from corejax import inputs as inputs_lib
+from corejax import masks
 from corejax import plan as plan_lib
 from corejax.experiments import cli
 from corejax.experiments import prefill
+from corejax.experiments import prefill_report
 from corejax.experiments import prefill_run
 from corejax.experiments import prefill_sets
 from corejax.experiments import prefill_table
@@ -210,6 +215,74 @@ def test_no_benefit_is_told_too():
   assert 'SLOWER' in text
 
 
+def test_nothing_is_in_doubt_about_what_is_held_against_itself():
+  _, table = _told([0.7, 0.1, 0.5, 0.1, 0.3], [4, 1, 2, 2, 2])
+  for row in table:
+    same = row.name == 'all_dense'
+    assert (row.change.low == row.change.value == row.change.high) == same
+
+
+@pytest.mark.parametrize('kept, lines', [([0, 1, 3, 4], 2), ([0], 0)])
+def test_speed_is_drawn_without_the_top_too(kept, lines, monkeypatch):
+  drawn = []
+  monkeypatch.setattr(
+    prefill_report.figures, 'png', lambda picture, _: drawn.append(picture)
+  )
+  found = _found([1, 0.1, 1, 0.1, 0.2], [4, 1, 2, 2, 2])
+  found = dataclasses.replace(
+    found,
+    score_XE=found.score_XE[kept],
+    first_XR=found.first_XR[kept],
+    kernel_XR=found.kernel_XR[kept],
+  )
+  sets = [SETS[x] for x in kept]
+  table = prefill_table.rows(SCALE, sets, found, (1, 8))
+  prefill_report.speed(table, [SCALE], 'title')  # a warning is an error
+  assert len(drawn[0].axes[1].containers) == lines
+
+
+def test_a_longer_answer_is_another_executable(monkeypatch):
+  """So it is called once before it is timed, at the same length too."""
+  calls = []
+
+  def called(*args, **kwargs):
+    calls.append(args)
+    return np.zeros((2, 2), np.float32)
+
+  def ready(resources, batch, size):
+    tokens_BT = np.zeros((size, 24), np.int32)
+    answer_BA = np.zeros((size, batch.n_rows), np.int32)
+    inputs = inputs_lib.Inputs(
+      tokens_BT, tokens_BT, masks.AttnMask(), {}, tokens_BT
+    )
+    return timed.Ready(inputs, answer_BA, answer_BA, tokens_BT, size)
+
+  geometry = timed.Geometry(1, 8, 8, 4, np.dtype('float32'))
+  monkeypatch.setattr(timed.Geometry, 'of', lambda resources: geometry)
+  for name, fake in (
+    ('ready', ready),
+    ('prefill', called),
+    ('attention', called),
+  ):
+    monkeypatch.setattr(timed, name, fake)
+  loaded = types.SimpleNamespace(
+    n_layers=1, n_heads=8, model=None, forward=None
+  )
+  resources = types.SimpleNamespace(
+    loaded=loaded, mesh=None, attend=None, precision='default'
+  )
+  runner = prefill_run.Runner(resources, [SCALE], SETS, 2, 1)
+  made = []
+  for turn, n_rows in enumerate((16, 16, 32, 16)):
+    batch = types.SimpleNamespace(examples=[0, 0], n_rows=n_rows)
+    runner.start(prefill_run.Read(0, 0, turn, SCALE, batch))
+    made.append(len(calls))
+    calls.clear()
+  # Five sets and once all dense before them; the same of attention alone,
+  # which is timed at the first batch only.
+  assert made == [2 * (1 + 5), 5, 2 + 5, 5]
+
+
 def test_draws_count_one_by_one_and_together():
   _, table = _told([1, 0.1, 1, 0.1, 0.3], [4, 1, 2, 2, 2])
   rows = [r for r in table if r.name == 'layer_matched']
@@ -255,6 +328,10 @@ def test_kernel_only_times_and_skips(tmp_path, capsys):
   keys = [(row['length'], row['dense_heads']) for row in rows]
   assert keys == [(n, k) for n in ('64', '160') for k in '014']
   assert all(row['first_token_ms'] == '' for row in rows)
+  # Float32 on an accelerator is not by the kernel for it: so it is told.
+  assert all(row['implementation'] == 'xla' for row in rows)
+  assert 'by xla' in printed
+  assert 'heads of 16, by xla' in (out / 'report.html').read_text()
   for row in rows:
     share = float(row['kernel_speedup']) / float(row['tile_ideal'])
     assert float(row['of_tile_ideal']) == pytest.approx(share, rel=1e-3)

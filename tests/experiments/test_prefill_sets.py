@@ -55,6 +55,13 @@ def test_key_value_groups_only_where_there_are_any():
   assert not [s for s in _make()[0] if s.name == 'kv_top']
 
 
+def test_the_same_groups_are_not_taken_for_two_draws():
+  names = ('all_dense', 'kv_top')
+  made, left_out = _make(names, 2, (0.125, 0.2, 0.25))
+  assert [len(s.heads) for s in made[1:]] == [4, 8]
+  assert left_out == ['kv_top, 6 heads: the same 4 again']
+
+
 def test_random_sets_need_as_many_others():
   made, left_out = _make(('all_dense', 'random', 'top'), fractions=(0.75,))
   assert [s.name for s in made] == ['all_dense', 'top']

@@ -49,6 +49,24 @@ def test_one_that_cannot_serve_says_why_and_none_passes_it_by(monkeypatch):
   assert dispatch.head_sparse_attention(*problem.args).shape == (2, 1, 4, 8)
 
 
+def test_it_tells_which_one_it_picks(monkeypatch):
+  q, k, v, mask, control = cases.draw(cases.SPECS['decode'], 0).args
+  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)]
+  assert dispatch.picked(*shapes, mask) == 'xla'
+  assert dispatch.picked(q, k, v, mask, control) == 'xla'
+  one = dispatch.Implementation(
+    lambda *args, **kwargs: 'it ran',
+    lambda q, *others: None if q.shape == shapes[0].shape else 'too long',
+  )
+  monkeypatch.setattr(
+    dispatch, 'IMPLEMENTATIONS', {'one': one, **dispatch.IMPLEMENTATIONS}
+  )
+  assert dispatch.picked(*shapes, mask) == 'one'
+  assert dispatch.head_sparse_attention(q, k, v, mask) == 'it ran'
+  longer = jax.ShapeDtypeStruct((2, 9, *q.shape[2:]), q.dtype)
+  assert dispatch.picked(longer, *shapes[1:], mask) == 'xla'
+
+
 def test_attend_measures_what_the_reference_measures():
   problem = cases.draw(cases.SPECS['blocked'], 0)
   rng = np.random.default_rng(0)
