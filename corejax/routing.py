@@ -31,15 +31,34 @@ from corejax import probe as probe_lib
 from corejax import regions
 
 SCORES = ('mass', 'peak')
+# Region of keys behind the prompt, as a forced answer's: whoever chooses has
+# not read them, so their rows do not choose.
+BEHIND = -1
 
 
 def last_rows(
-  mask: masks.AttnMask, batch: int, length: int, n_keys: int, rows: int
+  mask: masks.AttnMask,
+  batch: int,
+  length: int,
+  n_keys: int,
+  rows: int,
+  region_BS: jax.Array | None = None,
 ) -> jax.Array:
-  """int32 [B, P], the last real query rows; -1 where there are fewer."""
+  """int32 [B, P], the prompt's last query rows; -1 where there are fewer.
+
+  Args:
+    mask: who may read whom.
+    batch, length, n_keys: B, T, S.
+    rows: P.
+    region_BS: the prompt ends at the first key that is BEHIND it; None: none.
+  """
   end_B = jnp.full(batch, n_keys, jnp.int32)
   if mask.kv_len_B is not None:
     end_B = jnp.minimum(mask.kv_len_B, n_keys)
+  if region_BS is not None:
+    behind_BS = region_BS == BEHIND
+    first_B = jnp.where(behind_BS.any(-1), behind_BS.argmax(-1), n_keys)
+    end_B = jnp.minimum(end_B, first_B)
   if mask.q_offset_B is not None:
     end_B = end_B - mask.q_offset_B
   end_B = jnp.minimum(end_B, length)
@@ -68,7 +87,7 @@ def scores(
   Args:
     q_BTNH, k_BSKH: queries and keys as the attention takes them.
     mask: who may read whom.
-    region_BS: int8, region of every key (corejax.regions).
+    region_BS: int8, region of every key (corejax.regions, or BEHIND).
     window, sink: of a sparse head.
     rows: P, the last rows that are looked at.
     score: one of SCORES.
@@ -79,7 +98,7 @@ def scores(
   batch, length = q_BTNH.shape[:2]
   n_keys = k_BSKH.shape[1]
   rows = min(rows, length)
-  row_BP = last_rows(mask, batch, length, n_keys, rows)
+  row_BP = last_rows(mask, batch, length, n_keys, rows, region_BS)
   used_BP = row_BP >= 0
   place_BP = jnp.maximum(row_BP, 0)
   i_BT = masks.row_positions(mask, batch, length)

@@ -29,6 +29,7 @@ from corejax import inputs as inputs_lib
 from corejax import likelihood
 from corejax import masks
 from corejax import regions
+from corejax import routing
 from corejax.experiments import buckets
 from corejax.experiments import resources as resources_lib
 from corejax.experiments import sweep
@@ -97,7 +98,7 @@ class Ready:
   Attributes:
     inputs: with pixels.
     answer_BA, answer_rows_BA: int32, -1 unused.
-    region_BS: int8, region of every key.
+    region_BS: int8, region of every key, as corejax.routing takes it.
     n: examples; the rest are copies of the first.
   """
 
@@ -145,6 +146,7 @@ def ready(
   answer_rows_BA = np.full((size, bucket.rows), -1, np.int32)
   for b, (e, a) in enumerate(zip(encoded, annotated)):
     region_BS[b, : len(a.region_T)] = a.region_T
+    region_BS[b, e.prompt_len : len(e.tokens_T)] = routing.BEHIND
     answer_BA[b, : len(e.answer_A)] = e.answer_A
     answer_rows_BA[b, : len(a.rows['answer'])] = a.rows['answer']
   arrays = (inputs, answer_BA, answer_rows_BA, region_BS)

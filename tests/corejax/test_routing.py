@@ -94,6 +94,21 @@ def test_rows_that_are_not_there_do_not_count():
   np.testing.assert_array_equal(rows, [[-1, -1, 0, 1], [20, 21, 22, 23]])
 
 
+def test_an_answer_that_is_forced_does_not_choose():
+  """Rows behind the prompt would tell the heads what to look for."""
+  end = 15
+  settings = dict(window=WINDOW, sink=SINK, rows=ROWS)
+  behind_BS = REGION_BS.copy()
+  behind_BS[1, end : LENGTHS[1]] = routing.BEHIND
+  found = routing.scores(Q, KEYS, _mask(), jnp.asarray(behind_BS), **settings)
+  prompts = masks.AttnMask(kv_len_B=jnp.array([LENGTHS[0], end]))
+  want = routing.scores(Q, KEYS, prompts, jnp.asarray(REGION_BS), **settings)
+  np.testing.assert_allclose(found, want, atol=1e-6)
+  chunk = masks.AttnMask(q_offset_B=jnp.array([4, 4]))
+  rows = routing.last_rows(chunk, B, T - 4, T, 2, jnp.asarray(behind_BS))
+  np.testing.assert_array_equal(rows, [[18, 19], [9, 10]])
+
+
 def test_choice_is_the_best_and_ties_go_by_number():
   score_BN = jnp.array([[0.1, 0.5, 0.5, 0.2], [0.0, 0.0, 0.0, 0.0]])
   chosen = routing.choose(score_BN, jnp.array([[1]]))

@@ -4,10 +4,13 @@ import csv
 import json
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from corejax import heads as heads_lib
+from corejax import regions
+from corejax import routing
 from corejax.experiments import cli
 from corejax.experiments import route
 from corejax.experiments import route_run
@@ -99,6 +102,34 @@ def test_the_same_command_again_changes_nothing(ran, capsys):
   assert route.cli(['route', *SMALL, f'--out={result.out}']) == 0
   run_folders.assert_same(result.out, before)
   assert 'the probe answers' in capsys.readouterr().out
+
+
+def test_what_is_behind_the_prompt_is_told_to_the_probe():
+  def example(n_prompt, n_answer):
+    n = n_prompt + n_answer - 1
+    return types.SimpleNamespace(
+      tokens_T=np.zeros(n, np.int32),
+      prompt_len=n_prompt,
+      answer_A=np.zeros(n_answer, np.int32),
+      region_T=np.full(n, regions.QUESTION, np.int8),
+      rows={'answer': np.arange(n_answer) + n_prompt - 1},
+      media=(),
+    )
+
+  batch = types.SimpleNamespace()
+  made = [example(9, 3), example(7, 1)]
+  batch.examples = batch.encoded = batch.annotated = made
+  loaded = types.SimpleNamespace(
+    processor=types.SimpleNamespace(
+      collate=lambda encoded, length, n: jnp.zeros((3, length), jnp.int32)
+    )
+  )
+  resources = types.SimpleNamespace(loaded=loaded, mesh=None)
+  region_BS = np.asarray(timed.ready(resources, batch, 3).region_BS)
+  for b, (end, stop) in enumerate([(9, 11), (7, 7), (9, 11)]):
+    assert (region_BS[b, :end] == regions.QUESTION).all()
+    assert (region_BS[b, end:stop] == routing.BEHIND).all()
+    assert (region_BS[b, stop:] == regions.OTHER_TEXT).all()
 
 
 # -- parts, without a model ----------------------------------------------------
