@@ -440,7 +440,10 @@ LINE = {
   ],
 }
 DATA = {
-  'no annotations': (None, [mmdocir.ANNOTATIONS, 'github.com', 'need no files']),
+  'no annotations': (
+    None,
+    [mmdocir.ANNOTATIONS, 'github.com', 'need no files'],
+  ),
   'a web page': (PAGE, ['none of 1 lines', 'github.com']),
   'a pointer': (LFS, ['none of 3 lines', 'github.com']),
   'nothing': (b'', ['holds no question', 'github.com']),
