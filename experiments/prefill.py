@@ -254,6 +254,7 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   from corejax.experiments import prefill_words
   from corejax.experiments import runs
   from corejax.experiments import session
+  from corejax.experiments import timed
 
   out = out_folder(config)
   if config.dry_run:
@@ -270,10 +271,12 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   store = parts_lib.PartStore(
     out / 'scores', len(batches), runs.fingerprint(identity)
   )
+  geometry = timed.Geometry.of(resources)
   record = {
     'experiment': 'prefill',
     'flags': dataclasses.asdict(config),
     'ranking': told,
+    'kernel': geometry.picked(config.batch_size, scales[-1].tokens),
     **resources.describe(),
   }
   if pods.is_first():

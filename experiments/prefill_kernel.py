@@ -212,10 +212,19 @@ def _counts(config, n_heads: int) -> list[int]:
   return sorted({n_heads, *(plan_lib.budget(s, 1, n_heads) for s in shares)})
 
 
-def _calls(config, geometry, length: int, counts) -> tuple[list[Any], list]:
-  """(one call for each number of dense heads, their plans)."""
+def _shape(config, geometry):
+  """The timed.Geometry of one layer."""
   import jax.numpy as jnp
 
+  from corejax.experiments import timed
+
+  n_heads, n_kv_heads = geometry
+  dtype = jnp.dtype(config.dtype)
+  return timed.Geometry(1, n_heads, n_kv_heads, config.head_dim, dtype)
+
+
+def _calls(config, geometry, length: int, counts) -> tuple[list[Any], list]:
+  """(one call for each number of dense heads, their plans)."""
   from corejax import heads as heads_lib
   from corejax import masks
   from corejax import plan as plan_lib
@@ -223,9 +232,8 @@ def _calls(config, geometry, length: int, counts) -> tuple[list[Any], list]:
   from corejax.experiments import timed
   from corejax.kernels import dispatch
 
-  n_heads, n_kv_heads = geometry
-  dtype = jnp.dtype(config.dtype)
-  shape = timed.Geometry(1, n_heads, n_kv_heads, config.head_dim, dtype)
+  n_heads = geometry[0]
+  shape = _shape(config, geometry)
   arrays = shape.random(1, length)
   window, sink = prefill_sets.span(config.window, config.sink, length)
   plans = [
@@ -248,20 +256,6 @@ def _calls(config, geometry, length: int, counts) -> tuple[list[Any], list]:
     )
     for plan in plans
   ], plans
-
-
-def _picked(config, geometry, length: int) -> str:
-  """Which kernel serves such calls here: dtypes and devices decide."""
-  import jax
-
-  from corejax import masks
-  from corejax.kernels import dispatch
-
-  q, kv = (
-    jax.ShapeDtypeStruct((1, length, n, config.head_dim), config.dtype)
-    for n in geometry
-  )
-  return dispatch.picked(q, kv, kv, masks.AttnMask())
 
 
 def _precision(config):
@@ -294,6 +288,7 @@ def _length(config, geometry, length: int) -> list[Row]:
 
   counts = _counts(config, geometry[0])
   calls, plans = _calls(config, geometry, length, counts)
+  picked = _shape(config, geometry).picked(1, length)
   with _precision(config):
     jax.block_until_ready(calls[-1]())  # compiles for all of them
     _, seconds_XR = timed.take_turns(calls, 0, config.repeats)
@@ -306,7 +301,7 @@ def _length(config, geometry, length: int) -> list[Row]:
       float(np.median(seconds_R)),
       bench_processes.ratio(seconds_XR[-1], seconds_R),
       config.repeats,
-      _picked(config, geometry, length),
+      picked,
     )
     for k, plan, seconds_R in zip(counts, plans, seconds_XR)
   ]

@@ -67,6 +67,7 @@ def head(config, resources, scales, sets, left_out, told, out) -> str:
     f'{config.data}/{source.split}: {len(source)} records at '
     f'{_lengths(scales)}, under {len(sets)} sets of dense heads -> {out}',
     f'ranking  {told}',
+    f'kernel   {geometry.picked(config.batch_size, longest.tokens)}',
   ]
   lines += [
     f'plan     {kv_line(longest.plan(each.heads), longest.tokens, geometry)}'

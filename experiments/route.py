@@ -210,6 +210,7 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   from corejax.experiments import route_run
   from corejax.experiments import runs
   from corejax.experiments import session
+  from corejax.experiments import timed
 
   out, loaded = out_folder(config), resources.loaded
   rows = _probe_rows(config, scale.tokens)
@@ -229,14 +230,16 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   store = parts_lib.PartStore(
     out / 'scores', len(batches), runs.fingerprint(identity)
   )
+  kernel = timed.Geometry.of(resources).picked(config.batch_size, scale.tokens)
   record = {
     'experiment': 'route',
     'flags': dataclasses.asdict(config),
     'ranking': told,
+    'kernel': kernel,
     **resources.describe(),
   }
   if pods.is_first():
-    print(f'{about}\nranking  {told}', flush=True)
+    print(f'{about}\nranking  {told}\nkernel   {kernel}', flush=True)
   with session.opened(
     out, identity, record, config.resume, store, RESULTS
   ) as folder:

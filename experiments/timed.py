@@ -33,6 +33,7 @@ from corejax import routing
 from corejax.experiments import buckets
 from corejax.experiments import resources as resources_lib
 from corejax.experiments import sweep
+from corejax.kernels import dispatch
 
 
 @functools.partial(jax.jit, static_argnames=('forward', 'attend', 'mesh'))
@@ -182,6 +183,14 @@ class Geometry:
     return cls(
       n_layers, loaded.n_heads, n_kv_heads, head_dim, cache.k_LBSKH.dtype
     )
+
+  def picked(self, batch: int, length: int) -> str:
+    """Which kernel serves such calls here: dtypes and devices decide."""
+    q, kv = (
+      jax.ShapeDtypeStruct((batch, length, n, self.head_dim), self.dtype)
+      for n in (self.n_heads, self.n_kv_heads)
+    )
+    return dispatch.picked(q, kv, kv, masks.AttnMask())
 
   def random(
     self, batch: int, length: int, mesh: jax.sharding.Mesh | None = None

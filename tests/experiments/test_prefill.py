@@ -106,6 +106,7 @@ def test_files_and_columns(ran):
         assert float(row[name]) == pytest.approx(getattr(cost, name), rel=1e-4)
   record = json.loads((result.out / 'run.json').read_text())
   assert record['state'] == 'done' and record['experiment'] == 'prefill'
+  assert record['kernel'] == 'xla'
   page = (result.out / 'report.html').read_text()
   assert 'to the first token' in page and '<script src' not in page
   rows = _examples(result)

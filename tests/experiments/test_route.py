@@ -89,6 +89,7 @@ def test_files_and_columns(ran):
     assert (row['added_ms'] == '') == ends
   record = json.loads((result.out / 'run.json').read_text())
   assert record['state'] == 'done' and record['experiment'] == 'route'
+  assert record['kernel'] == 'xla'
   told = '\n'.join(record['summary'])
   assert 'the probe answers 1.000' in told
   assert 'of the FLOPs; time to the first token' in told
