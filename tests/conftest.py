@@ -17,6 +17,22 @@ os.environ.setdefault('MPLBACKEND', 'agg')
 os.environ.setdefault('JAX_SKIP_CUDA_CONSTRAINTS_CHECK', '1')
 
 
+# A compiled program holds about ten memory mappings, of which Linux grants a
+# process 65530; beyond that the compiler dies of a segmentation fault.
+_MOST_MAPPINGS = 30_000
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _drop_programs():
+  """Lets go of compiled programs, behind a module, when there are many."""
+  yield
+  maps = pathlib.Path('/proc/self/maps')
+  if maps.exists() and maps.read_bytes().count(b'\n') > _MOST_MAPPINGS:
+    import jax
+
+    jax.clear_caches()
+
+
 @pytest.fixture(scope='session')
 def samples() -> pathlib.Path:
   """The folder of real annotated excerpts, which are never committed."""
