@@ -68,11 +68,11 @@ def test_corejax_json_has_the_last_word(tmp_path):
     _load(folder)
 
 
-def test_every_set_serves_both_kinds():
+def test_every_set_serves_all_kinds():
   for name, pair in templates.SETS.items():
-    assert set(pair) == {'image', 'pages'}
+    assert set(pair) == {'image', 'pages', 'frames'}
     hashes = {template.hash for template in pair.values()}
-    assert len(hashes) == 2, name
+    assert len(hashes) == 3, name
     for template in pair.values():
       rendered = template.render(2, 'Why?', '<image>', 'so')
       assert rendered.text.count('<image>') == 2
