@@ -12,7 +12,6 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import transformers
-from transformers import vision_utils
 
 from corejax import inputs as inputs_lib
 from corejax import masks
@@ -321,6 +320,8 @@ def reference(model, torch_kw: dict) -> dict:
     )
     hidden = tower.last_hidden_state
     if model.config.model_type == 'qwen2_5_vl':  # back out of window order
+      from transformers import vision_utils  # needs torch
+
       config = model.config.vision_config
       index, _ = vision_utils.get_vision_window_index(
         torch_kw['image_grid_thw'],
