@@ -29,8 +29,8 @@ def test_no_buffer_of_rows_times_keys_at_4096(with_grad):
   run = jax.grad(run, (0, 1, 2)) if with_grad else run
   analysis = jax.jit(run).lower(x, x, x, control).compile().memory_analysis()
   # One score matrix in int8 would be 16 MiB, q, k or v is 2 MiB: k and v in
-  # another order, and tiles (5.5 MiB in all with jax 0.10, 6.03 with 0.12); with
-  # a gradient what is kept for it too.
+  # another order, and tiles (in all 5.5 MiB with jax 0.10, 6.03 with 0.12);
+  # with a gradient what is kept for it too.
   limit = 8 * 2**20
   assert analysis.temp_size_in_bytes < limit < length * length
 
