@@ -74,6 +74,35 @@ class Box:
 
 
 @dataclasses.dataclass(frozen=True)
+class Clip:
+  """A run of an example's media that are frames of one video.
+
+  Attributes:
+    first: index of the first frame among the media.
+    seconds: when each frame is shown in the video, ascending; there are as many
+      frames as seconds.
+  """
+
+  first: int
+  seconds: tuple[float, ...]
+
+  def __post_init__(self):
+    if not self.seconds:
+      raise errors.Rejected(errors.Reason.BAD_RECORD, f'{self}: no frame')
+    if not all(math.isfinite(s) for s in self.seconds) or any(
+      later <= earlier for earlier, later in zip(self.seconds, self.seconds[1:])
+    ):
+      raise errors.Rejected(
+        errors.Reason.BAD_RECORD, f'{self}: its seconds do not ascend'
+      )
+
+  @property
+  def media(self) -> range:
+    """Indices of its frames."""
+    return range(self.first, self.first + len(self.seconds))
+
+
+@dataclasses.dataclass(frozen=True)
 class Example:
   """Validated when made.
 
@@ -90,8 +119,10 @@ class Example:
       retrieval (and for unanswerable questions).
     distractors: boxes of other things of the same kind.
     span: seconds [start, end) in a video, None elsewhere.
+    clips: the runs of media that are read as videos, in order and apart; all
+      other media are pictures. A family that reads no video refuses them.
     cluster: the picture, document or video that examples share.
-    kind: 'image' or 'pages': which prompt template is used.
+    kind: 'image', 'pages', 'frames' or 'video': which prompt template is used.
     meta: anything else, JSON-able (native ids, page numbers, twin_of, ...).
   """
 
@@ -107,6 +138,7 @@ class Example:
   evidence: tuple[Box, ...] = ()
   distractors: tuple[Box, ...] = ()
   span: tuple[float, float] | None = None
+  clips: tuple[Clip, ...] = ()
   kind: str = 'image'
   meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -133,6 +165,14 @@ class Example:
       start, end = self.span
       if not (math.isfinite(start) and math.isfinite(end) and start < end):
         refuse(f'time span {self.span} is not start < end')
+    free = 0
+    for clip in self.clips:
+      if clip.first < free or clip.media.stop > len(self.media):
+        refuse(
+          f'{clip}: there are {len(self.media)} media, of which those from '
+          f'{free} on are in no earlier clip'
+        )
+      free = clip.media.stop
 
   def __repr__(self) -> str:
     answer = self.answers[0] if self.answers else None
