@@ -151,6 +151,7 @@ class TiledProcessor:
       raise errors.Rejected(e.reason, f'{example.id}: {e.detail}') from e
 
   def _encode(self, example, template, question) -> inputs_lib.Encoded:
+    example.refuse_clips()
     if template is None:
       if example.kind not in self.templates:
         raise errors.Rejected(
