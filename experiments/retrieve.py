@@ -127,9 +127,7 @@ def _widened(config: Config, pages: int) -> config_lib.Shared:
   names = [field.name for field in dataclasses.fields(config_lib.Shared)]
   values = {name: getattr(config, name) for name in names}
   # Frames are ranked as pages are: each by itself.
-  return config_lib.Shared(
-    **{**values, 'pages': pages, 'video_as': 'pictures'}
-  )
+  return config_lib.Shared(**{**values, 'pages': pages, 'video_as': 'pictures'})
 
 
 def chunks(n_pages: int, size: int) -> list[range]:

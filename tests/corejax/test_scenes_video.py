@@ -47,9 +47,7 @@ def test_passing_things_are_shown_within_a_quarter(frames):
       counts[part] += 1
       counts['short'] += len(shown) == 1
   assert set(range(4)) < set(counts)
-  assert max(counts[n] for n in range(4)) < 2 * min(
-    counts[n] for n in range(4)
-  )
+  assert max(counts[n] for n in range(4)) < 2 * min(counts[n] for n in range(4))
   assert 0 < counts['short'] <= 160
 
 

@@ -80,9 +80,7 @@ class SceneConfig:
     """When each picture is shown, if they are a video's frames."""
     return None
 
-  def span(
-    self, marks: Sequence[picture.Mark]
-  ) -> tuple[float, float] | None:
+  def span(self, marks: Sequence[picture.Mark]) -> tuple[float, float] | None:
     """Seconds [start, end) in which the marks of one thing are shown."""
     del marks
     return None

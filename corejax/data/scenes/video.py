@@ -9,10 +9,10 @@
 
 Every frame is a page of the same cells; a thing steps from its cell into one
 beside it or stays, and no two share one. Asked about are the passing things:
-what colour (`colour`), and in which quarter of the video (`when`). Each is shown
-within one quarter, in one frame of it or in several that follow each other; all
-of its cells are the evidence, and the time from its first frame to the end of
-its last is the span.
+what colour (`colour`), and in which quarter of the video (`when`). Each is
+shown within one quarter, in one frame of it or in several that follow each
+other; all of its cells are the evidence, and the time from its first frame to
+the end of its last is the span.
 """
 
 from __future__ import annotations
