@@ -100,6 +100,22 @@ def test_tube_span_and_seconds():
   assert lengths == {1, 2}
 
 
+def test_the_first_distractors_are_different_things():
+  data = source.Scenes('scenes_video')
+  for index in range(2 * data.per_scene):
+    example = data[index]
+    made = scene.make(data.config, data.seed, data.split, example.meta['scene'])
+    thing = {(m.page, m.row, m.column): m for m in made.marks}
+    marks = [
+      thing[b.media, round(b.y0 * 4), round(b.x0 * 4)]
+      for b in example.distractors
+    ]
+    alike = [m.colour == example.meta['target']['colour'] for m in marks]
+    for group in (marks[: sum(alike)], marks[sum(alike) :]):
+      n_things = len({m.glyph for m in group})
+      assert len({m.glyph for m in group[:n_things]}) == n_things
+
+
 def test_what_is_asked_is_evenly_spread():
   made = _draw(video.VideoConfig(), 400)
   for what, n in (('glyph', 16), ('colour', 8)):

@@ -176,12 +176,18 @@ class Scenes:
     else:
       same = content.same(asked.target)
       own = [content.marks[i] for i in same]
-      others = [m for i, m in enumerate(content.marks) if i not in same]
-      # Marks of the target's own colour first: the hardest to tell apart.
-      others.sort(key=lambda mark: mark.colour != target.colour)
+      others = [i for i in range(len(content.marks)) if i not in same]
+      # Marks of the target's own colour first, the hardest to tell apart; of
+      # several of one thing its first before another thing's second.
+      others.sort(
+        key=lambda i: (
+          content.marks[i].colour != target.colour,
+          content.same(i).index(i),
+        )
+      )
       evidence = tuple(self._box(mark) for mark in own)
       span = self.config.span(own)
-      distractors = tuple(self._box(mark) for mark in others)
+      distractors = tuple(self._box(content.marks[i]) for i in others)
       meta['twin'] = ids[1]
       meta['target'] = dataclasses.asdict(target)
     return example_lib.Example(
