@@ -8,7 +8,7 @@
 What is put in is never interpreted, so a question may hold braces.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 import dataclasses
 import hashlib
 import json
@@ -121,3 +121,20 @@ class PromptTemplate:
       (len(before), len(before) + len(question)),
       self.answer.replace('{answer}', answer) if answer else '',
     )
+
+
+def with_videos(
+  templates: Mapping[str, PromptTemplate], video: str
+) -> dict[str, PromptTemplate]:
+  """A family's templates with a place for videos, and a kind of their own.
+
+  Args:
+    templates: by kind of source; 'video' is worded as 'image' is.
+    video: what stands for one video, as PromptTemplate.video.
+  """
+  name = templates['image'].name.removesuffix('image') + 'video'
+  alone = dataclasses.replace(templates['image'], name=name)
+  return {
+    kind: dataclasses.replace(template, video=video)
+    for kind, template in {**templates, 'video': alone}.items()
+  }
