@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from corejax import errors
-from corejax import regions
 from corejax import recall
+from corejax import regions
 from corejax.data import example as example_lib
 from corejax.data import layout_tables
 from corejax.data import mmdocir
