@@ -17,6 +17,7 @@ import collections
 from collections.abc import Sequence
 import os
 import pathlib
+from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
@@ -91,7 +92,7 @@ class LayoutTable:
     raw = (c.slice(rows.start, len(rows)).to_pylist() for c in columns)
     for page, box, size in zip(*raw):
       try:
-        found, size = _layout(page, box, size, n_pages)
+        found, size = layout(page, box, size, n_pages)
       except errors.Rejected as e:
         left_out[str(e.reason)] += 1
         continue
@@ -112,11 +113,17 @@ def _is_number(kind: str) -> bool:
   return _is_integer(kind) or kind in ('halffloat', 'float', 'double')
 
 
-def _layout(page, box, size, n_pages):
-  """(Box, page size) of a row.
+def layout(
+  page: Any, box: Any, size: Any, n_pages: int
+) -> tuple[example_lib.Box, tuple[float, float]]:
+  """(box on its page, (width, height) of the page in points) of a row.
+
+  Args:
+    page, box, size: page_id, bbox and page_size, None where the row has none.
+    n_pages: of the document.
 
   Raises:
-    Rejected: it is none.
+    Rejected: it is no layout.
   """
   if not isinstance(page, int) or not 0 <= page < n_pages:
     raise fields.bad(

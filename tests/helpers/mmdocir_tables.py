@@ -12,13 +12,17 @@ Row = tuple[Any, Any, Any]
 
 
 def layouts(
-  path: pathlib.Path, documents: dict[str, Sequence[Row]], **columns: Any
+  path: pathlib.Path,
+  documents: dict[str, Sequence[Row]],
+  compression: str = 'snappy',
+  **columns: Any,
 ) -> pathlib.Path:
   """Writes a table of layouts.
 
   Args:
     path: of the file.
     documents: name -> its rows.
+    compression: of the file.
     **columns: replace whole columns; None takes one out.
   """
   rows = [(name, *row) for name, of in documents.items() for row in of]
@@ -38,7 +42,7 @@ def layouts(
     'page_size': pyarrow.array([r[3] for r in rows], numbers),
   } | columns
   table = {name: column for name, column in table.items() if column is not None}
-  parquet.write_table(pyarrow.table(table), path)
+  parquet.write_table(pyarrow.table(table), path, compression=compression)
   return path
 
 
