@@ -36,9 +36,7 @@ def test_invented_pages_are_written_on(tmp_path):
 
 
 def test_real_documents_are_linked(tmp_path):
-  real, made = tmp_path / 'real', tmp_path / 'made'
-  real.mkdir()
-  made.mkdir()
+  real, made = _folder(tmp_path / 'real'), _folder(tmp_path / 'made')
   pdfs.write(real / 'a.pdf', [[]] * 3)
   pdfs.write(real / 'c.pdf', [[]] * 9, size=(400, 500))
   (real / 'b.pdf').write_bytes(b'%PDF-1.4\nno more')  # left out
@@ -48,9 +46,14 @@ def test_real_documents_are_linked(tmp_path):
   source = mmdocir.MMDocIR(made, pages=4, dpi=18)
   assert [len(source[n].media) for n in range(2)] == [3, 4]
   with pytest.raises(errors.UserError, match='have 12 pages, asked for are 13'):
-    bench_documents.write(made, 13, 4, str(real))
+    bench_documents.write(_folder(tmp_path / 'more'), 13, 4, str(real))
   with pytest.raises(errors.UserError, match='no folder with PDFs'):
     bench_documents.write(made, 13, 4, str(tmp_path / 'nowhere'))
+
+
+def _folder(path):
+  path.mkdir()
+  return path
 
 
 def test_a_run_prints_and_writes(tmp_path, capsys):
@@ -110,10 +113,10 @@ def test_bad_flags_are_refused(flags, said, capsys, tmp_path):
 
 def test_no_question_that_can_be_measured(capsys, tmp_path):
   """Real answers are words that the embedded models do not know."""
-  pdfs.write(tmp_path / 'a.pdf', [[]])
-  bench_documents.write(tmp_path, 1, 1, str(tmp_path))
-  path = tmp_path / mmdocir.ANNOTATIONS
+  made = _folder(tmp_path / 'made')
+  bench_documents.write(made, 1, 1)
+  path = made / mmdocir.ANNOTATIONS
   path.write_text(path.read_text().replace('"red"', '"maroon"'))
-  line = ['x', f'--data_dir={tmp_path}', f'--out={tmp_path}/run', '--pages=1']
+  line = ['x', f'--data_dir={made}', f'--out={tmp_path}/run', '--pages=1']
   with pytest.raises(errors.UserError, match='none of 1 .*no answer to force'):
     bench_read.run(config_lib.parse(bench_read.Config, line))
