@@ -48,7 +48,7 @@ def figure(table: Sequence[retrieve_table.Row], title: str) -> bytes:
       axes.errorbar(
         places,
         [level.value for level in levels],
-        yerr=None if name == retrieve_table.ANY_ORDER else bars,
+        yerr=bars,
         color=colour,
         linestyle=style,
         marker=mark,

@@ -4,6 +4,7 @@ Every value is a mean over questions (micro) with an interval over clusters
 (documents): Wilson's on the effective number of questions, and for controls
 that were drawn several times the spread of the draws too
 (corejax.stats.accuracy). The mean of the domains' means (macro) stands beside.
+What any order comes to is computed, not estimated, and has no interval.
 """
 
 from __future__ import annotations
@@ -173,6 +174,8 @@ def _mean(
 ) -> accuracy.Estimate:
   value_SE = np.stack([np.minimum(f.share_KE[place], 1.0) for f in founds])
   made = accuracy.wilson(value_SE.mean(0), clusters)
+  if founds[0].name == ANY_ORDER:  # known, not estimated
+    return dataclasses.replace(made, low=math.nan, high=math.nan)
   if len(founds) > 1:
     made = _within(accuracy.over_draws(made, value_SE.mean(1)), 0.0)
   return made

@@ -79,6 +79,7 @@ def test_the_planted_heads_find_the_cell(ran):
   expected = [k / 128 for k in recall.LAYOUT_KS]
   found = _rows(ran, retrieve_table.ANY_ORDER, 'layouts')
   assert [row.micro.value for row in found] == pytest.approx(expected)
+  assert all(np.isnan(row.micro.low) for row in found)
   assert not _rows(ran, retrieve_table.LARGEST, 'layouts')
 
 
