@@ -324,6 +324,7 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result:
   with (
     runs.open_run(out, {'bench_read': 1}, record, False) as folder,
     tempfile.TemporaryDirectory() as made,
+    stop.at_once(),
   ):
     data = pathlib.Path(made) / 'data'
     with parts.changing(data):
