@@ -167,7 +167,7 @@ def _arrays(prepared) -> dict:
     'input_ids': encoded.tokens_T[None],
     'attention_mask': np.ones_like(encoded.tokens_T)[None],
     'position_ids': np.expand_dims(encoded.positions_T, -2),
-    **encoded.vision,
+    **encoded.hf_vision(),
     'image_sizes': layout.size_M2[:, ::-1],  # height, width
     'region': annotated.region_T,
     'rows': np.concatenate([annotated.rows[n] for n in regions.QUERY_SETS]),
@@ -181,6 +181,8 @@ def _arrays(prepared) -> dict:
     'visual_index': encoded.visual_I,
     'visual_media': layout.media_I,
     'visual_cell': layout.cell_IW,
+    # From visual_media on, so many show in the cell.
+    **({} if layout.frames_I is None else {'visual_frames': layout.frames_I}),
     'regions': np.array(regions.REGIONS),
     'query_sets': np.array(regions.QUERY_SETS),
   }

@@ -13,6 +13,7 @@ import numpy as np
 
 from corejax import attention
 from corejax import errors
+from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import sources
 from corejax.experiments import config as config_lib
@@ -116,6 +117,7 @@ class Resources:
     precision: of matrix products; float32 means float32, while jax's default
       is bfloat16 passes on a TPU and TF32 on a GPU.
     embedded: a line on the model if it comes with corejax, or ''.
+    video_positions: the setting; '' is the family's own.
   """
 
   loaded: registry.Loaded
@@ -124,6 +126,7 @@ class Resources:
   mesh: jax.sharding.Mesh | None
   precision: str
   embedded: str
+  video_positions: str = ''
 
   def describe(self) -> dict:
     """What run.json says of them."""
@@ -136,6 +139,7 @@ class Resources:
       'kv_heads': self.loaded.n_kv_heads,
       'device': f'{len(jax.devices())} x {device.device_kind}',
       'mesh': dict(self.mesh.shape) if self.mesh else None,
+      'video_as': delivery.of(self.source) or None,
     }
 
   def check_batch(self, size: int) -> None:
@@ -154,10 +158,14 @@ class Resources:
   def identity(self) -> dict:
     """Fingerprints of whatever decides a result."""
     templates = self.loaded.processor.templates
+    named = {}
+    if self.video_positions:
+      named['video_positions'] = self.video_positions
     return {
       'checkpoint_fingerprint': self.loaded.fingerprint,
       'data_fingerprint': self.source.fingerprint,
       'templates': {kind: t.hash for kind, t in sorted(templates.items())},
+      **named,
     }
 
 
@@ -182,7 +190,25 @@ def load_source(
     frames=config.frames,
     missed=config.missed,
     depth=config.depth,
+    video_as=video_as(config),
   )
+
+
+def video_as(config: config_lib.Shared) -> str:
+  """'clip' or 'pictures': how videos are handed over to the model.
+
+  Raises:
+    UserError: clips, of a family that reads none.
+  """
+  reads = registry.get(config.model).video
+  if config.video_as == delivery.CLIP and not reads:
+    raise errors.UserError(
+      f'--video_as=clip: --model={config.model} reads no videos; give '
+      '--video_as=pictures, or a family of --list_models that does'
+    )
+  if config.video_as == 'auto':
+    return delivery.CLIP if reads else delivery.PICTURES
+  return config.video_as
 
 
 def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:
@@ -205,9 +231,27 @@ def load_processor(config: config_lib.Shared) -> registry.Processor:
     UserError: see `load`.
   """
   quiet()
-  return registry.get(config.model).load_processor(
-    checkpoint(config)[0], image_policy=config.image_policy
+  family = registry.get(config.model)
+  return family.load_processor(
+    checkpoint(config)[0],
+    image_policy=config.image_policy,
+    **_video_positions(config, family),
   )
+
+
+def _video_positions(
+  config: config_lib.Shared, family: registry.Family
+) -> dict[str, str]:
+  """The keyword, where the settings say something that the family knows."""
+  if not config.video_positions:
+    return {}
+  if config.video_positions not in family.video_positions:
+    known = ', '.join(family.video_positions) or 'none: leave the flag out'
+    raise errors.UserError(
+      f'--video_positions={config.video_positions}: {config.model} knows '
+      f'{known}'
+    )
+  return {'video_positions': config.video_positions}
 
 
 def load(
@@ -233,6 +277,7 @@ def load(
     dtype=jnp.dtype(config.dtype),
     mesh=mesh,
     image_policy=config.image_policy,
+    **_video_positions(config, family),
   )
   attend = dispatch.attend()
   if mesh is not None:
@@ -243,5 +288,6 @@ def load(
     attend=attend,
     mesh=mesh,
     precision='highest' if config.dtype == 'float32' else 'default',
+    video_positions=config.video_positions,
     embedded=embedded,
   )

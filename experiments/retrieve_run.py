@@ -71,8 +71,13 @@ def ask(
     boxes: the document's layouts.
 
   Raises:
-    Rejected: see Processor.encode.
+    Rejected: it shows a video, or see Processor.encode.
   """
+  if example.clips:
+    raise errors.Rejected(
+      errors.Reason.BAD_RECORD,
+      f'{example.id}: it shows a video; pages are ranked, pictures each',
+    )
   encoded = processor.encode(
     dataclasses.replace(
       example,

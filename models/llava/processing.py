@@ -130,6 +130,7 @@ class LlavaProcessor:
       raise errors.Rejected(e.reason, f'{example.id}: {e.detail}') from e
 
   def _encode(self, example, template, question) -> inputs_lib.Encoded:
+    example.refuse_clips()
     if template is None:
       if example.kind not in self.templates:
         raise errors.Rejected(

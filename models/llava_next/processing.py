@@ -75,22 +75,25 @@ def load(
   )
 
 
-def image_token(tokenizer: Any, said: Mapping[str, Any], path: str) -> str:
+def image_token(
+  tokenizer: Any, said: Mapping[str, Any], path: str, of: str = 'image'
+) -> str:
   """The token that stands for a picture.
 
   Args:
     tokenizer: one that names its image token has the last word, as in HF.
     said: processor_config.json.
     path: of that file.
+    of: 'image', or 'video' for that of a video.
 
   Raises:
     UserError: it is no text.
   """
-  named = getattr(tokenizer, 'image_token', None)
-  token = named or said.get('image_token', '<image>')
+  named = getattr(tokenizer, f'{of}_token', None)
+  token = named or said.get(f'{of}_token', f'<{of}>')
   if not isinstance(token, str) or not token:
     raise errors.UserError(
-      f'{path}: image_token={token!r}; expected the text of a token'
+      f'{path}: {of}_token={token!r}; expected the text of a token'
     )
   return token
 

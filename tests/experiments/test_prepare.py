@@ -69,8 +69,9 @@ def _outcomes(source):
     {},
     {'tasks': ['what']},
     {'limit': 5},
-    {'evidence': 'whole'},
+    {'evidence': 'whole', 'video_as': 'clip'},
     {'split': 'test:1/2'},
+    {'video_as': 'clip'},
   ],
 )
 def test_every_record_is_what_it_was(raw, ready, settings):
@@ -78,9 +79,12 @@ def test_every_record_is_what_it_was(raw, ready, settings):
   expected = _outcomes(one)
   assert _outcomes(other) == expected
   assert (other.name, other.split) == (one.name, one.split)
-  assert sources.remarks(other) == _load(raw).remarks
+  assert sources.remarks(other) == sources.remarks(_load(raw))
   if 'tasks' not in settings:
     assert other.fingerprint == one.fingerprint
+  clips = {bool(e.clips) for e in expected if not isinstance(e, str)}
+  assert clips <= {settings.get('video_as') == 'clip'}
+  assert clips or settings == {'limit': 5}
   if settings in ({}, {'limit': 5}):
     for index in range(len(one)):
       assert sources.told(one, index) == sources.told(other, index)
@@ -191,7 +195,7 @@ def test_a_damaged_folder_is_refused(ready, tmp_path, damage):
   elif damage == 'index':
     index.write_text('{"cluster": 1}\n')
   elif damage == 'format':
-    head.write_text(head.read_text().replace('"format": 1', '"format": 9'))
+    head.write_text(head.read_text().replace('"format": 2', '"format": 9'))
   elif damage == 'rows':
     shutil.rmtree(folder / 'core_evidence')
   else:
@@ -213,7 +217,8 @@ def test_an_example_comes_back_bit_for_bit():
     scorer='docqa',
     evidence=(example_lib.Box(1, 0.1, 1 / 3, 0.7, 1.0),),
     span=(1.25, 1 / 3 + 2),
-    kind='frames',
+    clips=(example_lib.Clip(1, (0.1, 1 / 3)),),
+    kind='video',
     meta={'n': [1, 2.5, None], 'ü': 'x'},
   )
   assert prepared.from_row(prepared.to_row(example)) == example

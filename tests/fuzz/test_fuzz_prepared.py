@@ -36,7 +36,8 @@ def _example(number):
     evidence=(example_lib.Box(1, 0.1, 1 / 3, 0.7, 1.0),),
     distractors=(example_lib.Box(0, 0.0, 0.0, 0.5, 0.5),),
     span=(1.25, 3.5),
-    kind='frames',
+    kind='video' if number else 'frames',
+    clips=(example_lib.Clip(0, (0.5, 1.75)),) if number else (),
     meta={'frames': [3, 9], 'moved': None},
   )
 
@@ -110,10 +111,10 @@ def test_our_own_files(tmp_path, monkeypatch):
 
 
 def test_rows():
-  good = prepared.to_row(_example(0))
+  goods = [prepared.to_row(_example(n)) for n in range(2)]
 
   def make(rng):
-    row = dict(good)
+    row = dict(rng.choice(goods))
     for name in rng.sample(sorted(row), rng.choice((1, 1, 2, 3))):
       value = row[name]
       if name in ('exact', 'meta') and rng.random() < 0.8:
