@@ -106,6 +106,10 @@ class First:
     text = f'{self.source.fingerprint} first {len(self)}'
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+  def inner_index(self, index: int) -> int:
+    """Which record of `source` it is."""
+    return index
+
   def __len__(self) -> int:
     return min(self.limit, len(self.source))
 
@@ -155,6 +159,10 @@ class Fold:
   def _part_of(self, cluster: str) -> int:
     digest = hashlib.sha256(cluster.encode()).digest()
     return 1 + int.from_bytes(digest[:8], 'big') % self.parts
+
+  def inner_index(self, index: int) -> int:
+    """Which record of `source` it is."""
+    return self._indices[index]
 
   def __len__(self) -> int:
     return len(self._indices)

@@ -8,6 +8,7 @@ from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
+from corejax.data import layouts as layouts_lib
 from corejax.data.scenes import glyphs
 from corejax.data.scenes import haystack
 from corejax.data.scenes import picture
@@ -151,6 +152,24 @@ class Scenes:
   def _cluster(self, scene: int) -> str:
     return f'{self.name}/{self.split}/{scene:05d}'
 
+  def layouts_identity(self) -> Sequence[object]:
+    """What fingerprints cover of the layouts: nothing that a source's lacks."""
+    return ['cells']
+
+  def layouts(self, index: int) -> layouts_lib.Layouts:
+    """Every cell of every page, with a mark or without, in reading order."""
+    del index  # the same for all scenes
+    pages, grid = self.config.pages, self.config.grid
+    return layouts_lib.Layouts(
+      tuple(
+        cell_box(page, row, column, grid)
+        for page in range(pages)
+        for row in range(grid)
+        for column in range(grid)
+      ),
+      {page: (float(grid), float(grid)) for page in range(pages)},
+    )
+
   def example(
     self, scene: int, task: str, number: int, twin: bool = False
   ) -> example_lib.Example:
@@ -208,14 +227,14 @@ class Scenes:
     )
 
   def _box(self, mark: picture.Mark) -> example_lib.Box:
-    grid = self.config.grid
-    return example_lib.Box(
-      mark.page,
-      mark.column / grid,
-      mark.row / grid,
-      (mark.column + 1) / grid,
-      (mark.row + 1) / grid,
-    )
+    return cell_box(mark.page, mark.row, mark.column, self.config.grid)
+
+
+def cell_box(page: int, row: int, column: int, grid: int) -> example_lib.Box:
+  """A cell of a page's grid."""
+  return example_lib.Box(
+    page, column / grid, row / grid, (column + 1) / grid, (row + 1) / grid
+  )
 
 
 def _is_twin(task: str) -> bool:
