@@ -228,6 +228,7 @@ def load(
   missed: str = 'move',
   depth: str = haystack.ANY,
   video_as: str = delivery.PICTURES,
+  alter: Callable[[scene_lib.SceneConfig], scene_lib.SceneConfig] | None = None,
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -251,6 +252,7 @@ def load(
     depth: scenes_haystack only: where the page with the evidence lies, '0'
       (first) to '1' (last), or 'any'.
     video_as: videos as a 'clip', which not all families read, or as 'pictures'.
+    alter: scenes only: another config in place of what these settings make.
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -272,6 +274,8 @@ def load(
       config = haystack.of(config.pages if pages is None else pages, depth)
     if name == 'scenes_video':
       config = video.of(frames)
+    if alter is not None:
+      config = alter(config)
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )
@@ -284,6 +288,11 @@ def load(
       )
     if twins:
       raise errors.UserError(f'--data={name}: its questions have no twins')
+    if alter is not None:
+      raise errors.UserError(
+        f'--data={name}: is not drawn, so that it cannot be drawn otherwise; '
+        f'choose one of {", ".join(scenes.CONFIGS)}'
+      )
     wanted = _Settings(
       split, seed, tasks, pages, dpi, split_by, box_answers, frames, missed
     )

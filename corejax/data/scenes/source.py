@@ -119,8 +119,11 @@ class Scenes:
   @property
   def fingerprint(self) -> str:
     """12 hex digits over words, shapes, colours, and all settings."""
+    config = dataclasses.asdict(self.config)
+    if config['shift'] is None:  # the usual scenes are what they always were
+      del config['shift']
     record = [
-      dataclasses.asdict(self.config),
+      config,
       (self.name, self.split, self.seed, self.n_scenes, self._asked),
       (vocab.words(), vocab.QUESTIONS, picture.INK_RGB, picture.GROUND_RGB),
     ]
@@ -209,12 +212,15 @@ class Scenes:
 
   def _box(self, mark: picture.Mark) -> example_lib.Box:
     grid = self.config.grid
+    margin = 0.0
+    if self.config.shift is not None:
+      margin = max(0.0, (1 - self.config.shift.size) / 2)
     return example_lib.Box(
       mark.page,
-      mark.column / grid,
-      mark.row / grid,
-      (mark.column + 1) / grid,
-      (mark.row + 1) / grid,
+      (mark.column + margin) / grid,
+      (mark.row + margin) / grid,
+      (mark.column + 1 - margin) / grid,
+      (mark.row + 1 - margin) / grid,
     )
 
 
