@@ -204,6 +204,18 @@ def curves(runs: Sequence[Run]) -> list[CurvePoint]:
   return points
 
 
+def links(runs: Sequence[Run], out: pathlib.Path) -> dict[str, str]:
+  """label -> its own report, seen from a folder that holds its folder."""
+  found = {}
+  for run in runs:
+    if run.folder is None:
+      continue
+    page = run.folder.path.resolve() / 'report.html'
+    if page.is_file() and page.is_relative_to(out.resolve()):
+      found[run.label] = page.relative_to(out.resolve()).as_posix()
+  return found
+
+
 def export(
   runs: Sequence[Run],
   comparison: compare_lib.Comparison,

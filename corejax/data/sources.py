@@ -203,6 +203,16 @@ def has_twins(name: str) -> bool:
   return name in scenes.CONFIGS
 
 
+def needs_files(name: str) -> bool:
+  """Is it read from files, so that it needs a --data_dir?
+
+  Raises:
+    UserError: there is no such data set.
+  """
+  _known(name)
+  return name not in scenes.CONFIGS
+
+
 def _known(name: str) -> None:
   if name not in _CATALOGUE:
     raise errors.UserError(
