@@ -167,17 +167,13 @@ def verdict(rows: Sequence[compare_lib.Agreement]) -> str:
       else 'chance was not tested'
     )
   against = [_where(r) for r in rows if _is_set(r) and not r.beyond_chance]
-  return f'agree beyond chance in {_and(found)}' + (
-    f'; not shown for {_and(against)}' if against else ''
+  return f'agree beyond chance in {describe.listed(found)}' + (
+    f'; not shown for {describe.listed(against)}' if against else ''
   )
 
 
 def _where(row: compare_lib.Agreement) -> str:
   return 'the whole order' if _is_order(row) else f'the first {row.k}'
-
-
-def _and(parts: Sequence[str]) -> str:
-  return ' and '.join([', '.join(parts[:-1]), parts[-1]][len(parts) == 1 :])
 
 
 def _is_rbo(row: compare_lib.Agreement) -> bool:
@@ -291,8 +287,8 @@ def cross_verdicts(cells: Sequence[cross_lib.Cell]) -> list[str]:
     not_at = [cell.data for cell in mine if not cell.shown]
     lines.append(
       f'so: {name}: cutting costs look-ups more than others of their layers on '
-      + (_and(at) if at else 'none of these data')
-      + (f'; not shown on {_and(not_at)}' if at and not_at else '')
+      + (describe.listed(at) if at else 'none of these data')
+      + (f'; not shown on {describe.listed(not_at)}' if at and not_at else '')
     )
   return lines
 

@@ -29,12 +29,12 @@ NOISE, RESOLUTION, SIZE = PICTURES = ('noise', 'resolution', 'size')
 DISTRACTORS, LENGTH, DEPTH = 'distractors', 'length', 'depth'
 AXES = (*PICTURES, DISTRACTORS, LENGTH, DEPTH)
 TITLES: Mapping[str, str] = {
-  NOISE: 'noise, standard deviation / 255',
+  NOISE: 'standard deviation, share of 255',
   RESOLUTION: 'pixels kept along an edge',
-  SIZE: 'edge of a glyph, times the usual',
+  SIZE: 'edge of a glyph, usual = 1',
   DISTRACTORS: 'other marks on a page',
   LENGTH: 'pages',
-  DEPTH: 'place of the evidence, 0 first, 1 last',
+  DEPTH: "evidence's page, 0 first, 1 last",
 }
 # What each data set has.
 _HAS: Mapping[str, Sequence[str]] = {

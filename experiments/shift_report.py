@@ -73,7 +73,7 @@ def figure(
     panels[row, 0].set_ylabel(text, fontsize=8)
   panels[0, 0].set_ylim(-0.03, 1.03)
   panels[1, 0].set_ylim(bottom=0)
-  panels[2, 0].set_ylim(-0.25, 1.03)
+  panels[2, 0].set_ylim(-0.25, 1.06)
   for row in range(len(_ROWS)):
     handles, labels = panels[row, -1].get_legend_handles_labels()
     if handles:
@@ -104,11 +104,16 @@ def _column(
     found = [(x, e) for x, e in found if e is not None]
     # Anywhere is no place on the way.
     way = [(x, e) for x, e in found if line[x][0] != _ANYWHERE]
+    aside = 0.07 if mark == 'D' else -0.07
     axes.plot(
-      [x for x, _ in way], [e.value for _, e in way], color=colour, linewidth=1
+      [x + aside for x, _ in way],
+      [e.value for _, e in way],
+      color=colour,
+      linewidth=1,
     )
     for x, e in found:
-      _bar(axes, x, e, mark, colour, label if x == found[0][0] else None)
+      told = label if x == found[0][0] else None
+      _bar(axes, x + aside, e, mark, colour, told)
 
   right, ram, agreed, cut = panels
   draw(right, lambda p: p.lookups, _REFERENCE, 'o', 'look-ups')
@@ -125,12 +130,13 @@ def _column(
   draw(agreed, lambda p: p.overlap, _PLAIN, 'o', 'overlap, first heads')
   draw(agreed, lambda p: p.spearman, _GREY, 'D', 'Spearman, all heads')
   again = table.again_overlap
-  for value, style, label in (
-    (again.value, '--', 'overlap, usual scenes\ndrawn anew'),
-    (again.chance, ':', 'overlap by chance'),
+  for value, colour, style, label in (
+    (again.value, _PLAIN, '--', 'usual scenes drawn anew:\noverlap'),
+    (table.again_spearman.value, _GREY, '--', 'and Spearman'),
+    (again.chance, _PLAIN, ':', 'overlap by chance'),
   ):
     agreed.axhline(
-      value, color=_PLAIN, linestyle=style, linewidth=0.8, label=label
+      value, color=colour, linestyle=style, linewidth=0.8, label=label
     )
   for pick, colour, mark, label in (
     (lambda p: p.reference, _REFERENCE, 'o', 'reference heads cut'),
@@ -152,7 +158,7 @@ def _column(
     axes.tick_params(labelsize=7, labelbottom=axes is cut)
     axes.grid(alpha=0.3)
   right.set_title(axis, fontsize=9, loc='left')
-  cut.set_xlabel(shift_levels.TITLES[axis].replace(', ', ',\n', 1), fontsize=7)
+  cut.set_xlabel(shift_levels.TITLES[axis], fontsize=7)
 
 
 def _bar(axes, x, e, mark, colour, label) -> None:

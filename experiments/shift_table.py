@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from corejax import compare as compare_lib
+from corejax import describe
 from corejax import effects as effects_lib
 from corejax import errors
 from corejax import groups as groups_lib
@@ -178,7 +179,9 @@ def build(
   for each, found in zip(
     [each for each in others if each.outcomes is not None], points
   ):
-    for measure, change in _changes(usual, each, first, found).items():
+    for measure, change in _changes(
+      usual, each, first, found, heads, query, bootstrap, seed
+    ).items():
       changes[found.level.name, measure] = change
   (again,) = [i for i, each in enumerate(others) if each.outcomes is None]
   return Table(first, points, overlaps[again], spearmans[again], heads, changes)
@@ -245,13 +248,26 @@ def _cut(outcomes: effects_lib.Outcomes, name: str, k: int) -> Estimate | None:
 
 
 def _set_ram(
-  ram: ram_lib.Ram, heads: heads_lib.HeadSet, bootstrap: int, seed: int
+  ram: ram_lib.Ram,
+  heads: heads_lib.HeadSet,
+  bootstrap: int,
+  seed: int,
+  minus: ram_lib.Ram | None = None,
 ) -> Estimate:
-  """Mean RAM of some heads, with a studentised interval over clusters."""
+  """Mean RAM of some heads, with a studentised interval over clusters.
+
+  With `minus`, of the same examples, the difference to it, paired.
+  """
   mask_X = heads.mask(*ram.ram_LN.shape).ravel()
-  mean_E1 = ram.mass.plus.num_UX[:, mask_X].mean(1, keepdims=True)
+
+  def mean_E1(ram):
+    return ram.mass.plus.num_UX[:, mask_X].mean(1, keepdims=True)
+
+  value_E1, bounds = mean_E1(ram), (0.0, 1.0)
+  if minus is not None:
+    value_E1, bounds = value_E1 - mean_E1(minus), (-1.0, 1.0)
   score = estimand_lib.Estimand(
-    estimand_lib.Ratio(mean_E1), bounds=(0.0, 1.0)
+    estimand_lib.Ratio(value_E1), bounds=bounds
   ).group(ram.cluster_E)
   n_clusters = len(ram.cluster_names)
   low = high = math.nan
@@ -261,7 +277,7 @@ def _set_ram(
     )
     low, high = float(drawn.low[0]), float(drawn.high[0])
   value = float(score.value()[0])
-  return Estimate(value, low, high, len(mean_E1), n_clusters, 1.0)
+  return Estimate(value, low, high, len(value_E1), n_clusters, 1.0)
 
 
 LOOKUPS, TWINS, RAM, EFFECT = 'lookups', 'twins', 'ram', 'effect'
@@ -273,10 +289,7 @@ def effect(endpoint: effects_lib.Endpoint | None) -> Estimate | None:
 
 
 def _changes(
-  usual: shift_run.Measured,
-  each: shift_run.Measured,
-  first: Point,
-  found: Point,
+  usual, each, first: Point, found: Point, heads, query, bootstrap, seed
 ) -> dict[str, Estimate]:
   """Level minus usual scenes; paired where the examples are the same."""
   changes = {}
@@ -300,7 +313,16 @@ def _changes(
       )
     else:
       changes[name] = accuracy.interaction(new, old)
-  changes[RAM] = accuracy.interaction(found.reference_ram, first.reference_ram)
+  if paired and usual.judged.ids == each.judged.ids:
+    old, new = (
+      ram_lib.measure(side.judged, ram_lib.Options(query=query))
+      for side in (usual, each)
+    )
+    changes[RAM] = _set_ram(new, heads, bootstrap, seed, minus=old)
+  else:
+    changes[RAM] = accuracy.interaction(
+      found.reference_ram, first.reference_ram
+    )
   old, new = effect(first.reference), effect(found.reference)
   if old is not None and new is not None:
     changes[EFFECT] = accuracy.interaction(new, old)
@@ -383,48 +405,53 @@ _WHAT = {
   LOOKUPS: 'look-ups',
   TWINS: 'twins',
   RAM: 'RAM of the reference heads',
-  EFFECT: 'what cutting the reference heads costs',
+  EFFECT: 'what cutting them costs',
 }
 
 
 def verdict(table: Table, axis: str) -> str:
-  """What an axis does, in one sentence a measure, whatever it is."""
+  """What an axis does, in one sentence, whatever it is."""
   points = table.of(axis)
-  parts = []
+  parts: list[str] = []
+  none: list[str] = []
+  unsure: list[str] = []
   for measure, what in _WHAT.items():
     changes = [
       (p.level.text, table.changes[p.level.name, measure])
       for p in points
       if (p.level.name, measure) in table.changes
     ]
-    if not changes:
-      continue
     down = [text for text, c in changes if c.high < 0]
     up = [text for text, c in changes if c.low > 0]
     if measure == EFFECT:  # more negative is a greater cost
       down, up = up, down
+    plural = '' if measure in (LOOKUPS, TWINS) else 's'
     said = [
-      f'{word} at {", ".join(texts)}'
-      for word, texts in (('falls', down), ('rises', up))
+      f'{word}{plural} at {", ".join(texts)}'
+      for word, texts in (('fall', down), ('rise', up))
       if texts
     ]
-    if all(math.isnan(c.low) for _, c in changes):
-      said = ['no interval']
-    if measure in (LOOKUPS, TWINS):
-      said = [
-        text.replace('falls', 'fall').replace('rises', 'rise') for text in said
-      ]
-    parts.append(f'{what}: {" and ".join(said) or "no change is shown"}')
-  kept = [p for p in points if p.overlap and p.overlap.beyond_chance]
-  lost = [p.level.text for p in points if p not in kept]
-  same = [p for p in points if p.own_heads == table.heads]
-  if len(same) == len(points):
-    parts.append('first heads: the same at every level')
+    if said:
+      parts.append(f'{what} {" and ".join(said)}')
+    elif changes and all(math.isnan(c.low) for _, c in changes):
+      unsure.append(what)
+    elif changes:
+      none.append(what)
+  if none:
+    parts.append(f'no change is shown in {describe.listed(none)}')
+  if unsure:
+    parts.append(f'no interval of {describe.listed(unsure)}')
+  lost = [
+    p.level.text for p in points if p.overlap and not p.overlap.beyond_chance
+  ]
+  if all(p.own_heads == table.heads for p in points):
+    parts.append('the first heads are the same at every level')
   elif not lost:
-    parts.append('first heads: shared beyond chance at every level')
+    parts.append('the first heads are shared beyond chance at every level')
   else:
     parts.append(
-      'first heads: no overlap beyond chance is shown at ' + ', '.join(lost)
+      'no overlap of the first heads beyond chance is shown at '
+      + describe.listed(lost)
     )
   return f'{axis}: ' + '; '.join(parts)
 

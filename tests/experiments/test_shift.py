@@ -86,8 +86,8 @@ def test_files(ran):
   record = json.loads((ran.out / 'run.json').read_text())
   assert (record['experiment'], record['state']) == ('shift', 'done')
   told = '\n'.join(record['summary'])
-  assert 'so: depth: look-ups: no change is shown' in told
-  assert 'first heads: the same at every level' in told
+  assert 'so: depth: no change is shown in look-ups' in told
+  assert 'first heads are the same at every level' in told
   assert (ran.out / 'shift.png').read_bytes()[:4] == b'\x89PNG'
   page = (ran.out / 'report.html').read_text()
   assert 'script src' not in page and 'resolution 1, depth any' in page
@@ -295,21 +295,19 @@ OTHER = heads_lib.HeadSet.parse('1-1,2-2,0-0')
     (
       {},
       [
-        'look-ups: no change is shown',
-        'RAM of the reference heads: no change is shown',
-        'costs: no change is shown',
-        'the same at every level',
+        'no change is shown in look-ups, RAM of the reference heads and what '
+        'cutting them costs; the first heads are the same at every level',
       ],
       ['at 1', 'at 2'],
     ),
-    (dict(lookups=0.5), ['look-ups: fall at 2;'], ['at 1']),
-    (dict(ram=0.5), ['RAM of the reference heads: falls at 2;'], ['at 1']),
-    (dict(ram=0.99), ['RAM of the reference heads: rises at 2;'], []),
-    (dict(effect=-0.1), ['cutting the reference heads costs: falls at 2'], []),
-    (dict(effect=-0.9), ['cutting the reference heads costs: rises at 2'], []),
+    (dict(lookups=0.5), ['noise: look-ups fall at 2; no change'], ['at 1']),
+    (dict(ram=0.5), ['RAM of the reference heads falls at 2;'], ['at 1']),
+    (dict(ram=0.99), ['RAM of the reference heads rises at 2;'], []),
+    (dict(effect=-0.1), ['what cutting them costs falls at 2'], []),
+    (dict(effect=-0.9), ['what cutting them costs rises at 2'], []),
     (
       dict(overlap=0.33, q=0.2, own=OTHER),
-      ['no overlap beyond chance is shown at 2'],
+      ['no overlap of the first heads beyond chance is shown at 2'],
       ['at 1'],
     ),
     (
@@ -356,7 +354,7 @@ def test_no_interval_is_no_finding():
     for key, c in table.changes.items()
   }
   table = shift_table.Table(**{**vars(table), 'changes': blind})
-  assert 'look-ups: no interval' in shift_table.verdict(table, 'noise')
+  assert 'no interval of look-ups' in shift_table.verdict(table, 'noise')
   assert np.isnan(table.changes['noise-2', 'lookups'].low)
 
 
