@@ -25,7 +25,7 @@ def page(
   figures: Mapping[str, bytes],
   summary: Sequence[str],
   cells: Sequence[cross_lib.Cell] = (),
-  links: Mapping[str, str] | None = None,
+  links: Mapping[str, Sequence[tuple[str, str]]] | None = None,
 ) -> str:
   """The report.
 
@@ -37,7 +37,7 @@ def page(
     figures: name -> PNG.
     summary: as the command prints it.
     cells: what heads of each data set do on each.
-    links: label -> the report of that run, seen from this one.
+    links: label -> (what it is, path) of reports, seen from this one.
   """
   agreements = comparison.agreements if comparison is not None else ()
   structures = comparison.structures if comparison is not None else ()
@@ -46,7 +46,7 @@ def page(
     {},
     {
       'runs': runs,
-      'links': links or {},
+      'links': {run.label: (links or {}).get(run.label, ()) for run in runs},
       'lead': [*_lead(comparison, curves), *_cross_lead(cells)],
       'cells': [_cell(cell) for cell in cells],
       'figures': {

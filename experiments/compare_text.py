@@ -285,10 +285,16 @@ def cross_verdicts(cells: Sequence[cross_lib.Cell]) -> list[str]:
       continue
     at = [cell.data for cell in mine if cell.shown]
     not_at = [cell.data for cell in mine if not cell.shown]
+    if not at:
+      lines.append(
+        f'so: {name}: cutting is not shown to cost look-ups more than others '
+        'of their layers on any of these data'
+      )
+      continue
     lines.append(
       f'so: {name}: cutting costs look-ups more than others of their layers on '
-      + (describe.listed(at) if at else 'none of these data')
-      + (f'; not shown on {describe.listed(not_at)}' if at and not_at else '')
+      + describe.listed(at)
+      + (f'; not shown on {describe.listed(not_at)}' if not_at else '')
     )
   return lines
 

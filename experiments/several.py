@@ -213,10 +213,12 @@ def compare(config: compare_lib.Config) -> Result:
   Raises:
     UserError: see rank.run and compare.run.
   """
+  from corejax import compare as compare_rule
   from corejax.experiments import compare as compare_experiment
   from corejax.experiments import pods
   from corejax.experiments import rank as rank_experiment
 
+  compare_rule.check_rule(config.select)
   ranking = rank_experiment.Config(
     model=config.model,
     checkpoint=config.checkpoint,

@@ -85,10 +85,13 @@ def test_a_run_of_each_and_one_report(cut):
   assert list(record['identity']['runs']) == [A, B]
   told = '\n'.join(record['summary'])
   assert f'{A}/last and {B}/last: Spearman' in told
-  assert f'own of {A}' in told and 'so: shared: cutting costs' in told
-  assert 'by chance 0.5, p ' in told  # 4 x 4 / 32
+  assert (
+    f'own of {A}' in told and 'so: shared: cutting is not shown to cost' in told
+  )
+  assert 'by chance 0.5, p 0.066: not shown to be more' in told  # 4 x 4 / 32
   page = (cut / 'report.html').read_text()
-  assert f'<a href="ranking/{A}/report.html">{A}</a>' in page
+  assert f'<a href="ranking/{A}/report.html">report of rank</a>' in page
+  assert f'<a href="{B}/report.html">report of ablate</a>' in page
   assert 'Heads of each data set, cut on each' in page
   assert (cut / 'cross.png').read_bytes()[:4] == b'\x89PNG'
 
