@@ -421,8 +421,9 @@ def verdict(table: Table, axis: str) -> str:
       for p in points
       if (p.level.name, measure) in table.changes
     ]
-    down = [text for text, c in changes if c.high < 0]
-    up = [text for text, c in changes if c.low > 0]
+    sized = [(f'{text} ({c.value:+.3f})', c) for text, c in changes]
+    down = [text for text, c in sized if c.high < 0]
+    up = [text for text, c in sized if c.low > 0]
     if measure == EFFECT:  # more negative is a greater cost
       down, up = up, down
     plural = '' if measure in (LOOKUPS, TWINS) else 's'

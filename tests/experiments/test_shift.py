@@ -86,7 +86,9 @@ def test_files(ran):
   record = json.loads((ran.out / 'run.json').read_text())
   assert (record['experiment'], record['state']) == ('shift', 'done')
   told = '\n'.join(record['summary'])
-  assert 'so: depth: no change is shown in look-ups' in told
+  assert (
+    'no change is shown in look-ups, twins and what cutting them costs' in told
+  )
   assert 'first heads are the same at every level' in told
   assert (ran.out / 'shift.png').read_bytes()[:4] == b'\x89PNG'
   page = (ran.out / 'report.html').read_text()
@@ -300,11 +302,19 @@ OTHER = heads_lib.HeadSet.parse('1-1,2-2,0-0')
       ],
       ['at 1', 'at 2'],
     ),
-    (dict(lookups=0.5), ['noise: look-ups fall at 2; no change'], ['at 1']),
-    (dict(ram=0.5), ['RAM of the reference heads falls at 2;'], ['at 1']),
-    (dict(ram=0.99), ['RAM of the reference heads rises at 2;'], []),
-    (dict(effect=-0.1), ['what cutting them costs falls at 2'], []),
-    (dict(effect=-0.9), ['what cutting them costs rises at 2'], []),
+    (
+      dict(lookups=0.5),
+      ['noise: look-ups fall at 2 (-0.500); no change'],
+      ['at 1'],
+    ),
+    (
+      dict(ram=0.5),
+      ['RAM of the reference heads falls at 2 (-0.400);'],
+      ['at 1'],
+    ),
+    (dict(ram=0.99), ['RAM of the reference heads rises at 2 (+0.090);'], []),
+    (dict(effect=-0.1), ['what cutting them costs falls at 2 (+0.400)'], []),
+    (dict(effect=-0.9), ['what cutting them costs rises at 2 (-0.400)'], []),
     (
       dict(overlap=0.33, q=0.2, own=OTHER),
       ['no overlap of the first heads beyond chance is shown at 2'],
