@@ -63,7 +63,9 @@ class Config(cutting.Settings):
   distractors: str = setting(
     '', 'levels: other marks on each page' + _OF_THE_SET
   )
-  length: str = setting('', 'levels: pages of a document' + _OF_THE_SET)
+  length: str = setting(
+    '', 'levels: pages of a document, frames of a video' + _OF_THE_SET
+  )
   depth: str = setting(
     '0,0.5,1',
     'levels: where the page with the evidence lies, 0 (first) to 1 (last); '
@@ -215,14 +217,10 @@ def _tokens(
     try:
       encoded = resources.loaded.processor.encode(first)
     except errors.Rejected as e:
-      flag = (
-        f'{level.axis}={level.text}'
-        if level.axis
-        else (f'pages={config.pages}')
-      )
+      flag = f'{level.axis}={level.text}' if level.axis else 'data'
       raise errors.UserError(
         f'--{flag}: the model cannot take such examples ({e}); leave this '
-        'level out'
+        'level out, or give fewer pages'
       ) from e
     found.append(len(encoded.tokens_T))
   return found

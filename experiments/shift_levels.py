@@ -4,7 +4,7 @@
     resolution   share of a picture's pixels that are kept along an edge
     size         edge of the glyphs, so of the evidence too, within their cells
     distractors  other marks on the evidence's page (and as many on all others)
-    length       pages of a document
+    length       pages of a document, frames of a video
     depth        where the evidence's page lies
 
 The first three change pictures alone: the same scenes and questions, one by one
@@ -33,7 +33,7 @@ TITLES: Mapping[str, str] = {
   RESOLUTION: 'pixels kept along an edge',
   SIZE: 'edge of a glyph, usual = 1',
   DISTRACTORS: 'other marks on a page',
-  LENGTH: 'pages',
+  LENGTH: 'pages (frames of a video)',
   DEPTH: "evidence's page, 0 first, 1 last",
 }
 # What each data set has.
@@ -41,7 +41,9 @@ _HAS: Mapping[str, Sequence[str]] = {
   'scenes_referring': AXES[:4],
   'scenes_pages': AXES[:5],
   'scenes_haystack': AXES,
+  'scenes_video': (*PICTURES, LENGTH),
 }
+_PAGES = {'scenes_video': 'frames'}  # where pages are set by another flag
 _NUMBER = re.compile(r'\d{1,9}(\.\d{1,9})?', re.ASCII)
 
 
@@ -53,7 +55,8 @@ class Level:
     axis: one of AXES; '' for the usual scenes.
     value: on the axis; nan where the axis has no number for it.
     text: the value as it is told.
-    pages, depth: as sources.load takes them.
+    pages: of a document, or frames of a video.
+    depth: as sources.load takes it.
     marks: on each page; None as usual.
     picture: attributes of scenes' Shift.
     seed: added to that of the data.
@@ -111,21 +114,18 @@ def source(
   Raises:
     UserError: such scenes cannot be drawn.
   """
-  from corejax.data import sources
+  from corejax.experiments import resources
 
-  tasks = [t.strip() for t in config.tasks.split(',') if t.strip()]
   try:
-    return sources.load(
-      config.data,
+    settings = dataclasses.replace(
+      config,
       split=split,
       seed=config.seed + level.seed,
-      tasks=tasks or None,
-      twins=twins,
-      limit=limit or None,
-      pages=level.pages,
+      limit=limit,
       depth=level.depth,
-      alter=level.alter,
+      **{_PAGES.get(config.data, 'pages'): level.pages},
     )
+    return resources.load_source(settings, twins, level.alter)
   except errors.UserError as e:
     if level.axis not in (LENGTH, DEPTH):
       raise
@@ -156,7 +156,7 @@ def plan(config: Any) -> list[Level]:
       f'--tasks={config.tasks}: name look-ups; their twins are asked beside '
       'them unless --notwins is given'
     )
-  usual = Level('', float('nan'), USUAL, config.pages)
+  usual = _usual(config)
   drawn = source(config, usual, config.split, 1)
   made = [usual, dataclasses.replace(usual, text=AGAIN, seed=1)]
   for axis in axes(config):
@@ -167,6 +167,11 @@ def plan(config: Any) -> list[Level]:
   for level in made:
     source(config, level, config.split, 1)  # can it be drawn?
   return made
+
+
+def _usual(config: Any) -> Level:
+  pages = getattr(config, _PAGES.get(config.data, 'pages'))
+  return Level('', float('nan'), USUAL, pages)
 
 
 def axes(config: Any) -> list[str]:
@@ -209,7 +214,7 @@ def _scenes(drawn: Any) -> Any:
 
 def scene_config(config: Any) -> scene_lib.SceneConfig:
   """Of the usual scenes."""
-  usual = Level('', float('nan'), USUAL, config.pages)
+  usual = _usual(config)
   return _scenes(source(config, usual, config.split, 1)).config
 
 
@@ -244,15 +249,18 @@ def _distractors(data: str, scene: scene_lib.SceneConfig) -> Sequence[int]:
   return range(16 // scene.pages)
 
 
+_LENGTHS = {
+  'scenes_haystack': (2, 8, 12),
+  'scenes_pages': (2, 6, 8),
+  'scenes_video': (4, 12, 16),
+}
 # Where the flag is empty; the models that come with corejax stop at 13 pages.
 _DEFAULTS: Mapping[str, Callable[[str, Any], Sequence[float]]] = {
   NOISE: lambda data, scene: (0.5, 1, 2),
   RESOLUTION: lambda data, scene: (0.25, 0.125, 0.0625),
   SIZE: lambda data, scene: (0.5, 0.75, 1.25),
   DISTRACTORS: _distractors,
-  LENGTH: lambda data, scene: (
-    (2, 8, 12) if data == 'scenes_haystack' else (2, 6, 8)
-  ),
+  LENGTH: lambda data, scene: _LENGTHS[data],
   DEPTH: lambda data, scene: (0, 0.5, 1),
 }
 

@@ -142,6 +142,13 @@ def test_levels_of_each_data_set():
     *(f'distractors-{n}' for n in (0, 1, 3)),
     *(f'length-{n}' for n in (2, 6, 8)),
   ]
+  argv = ['--data=scenes_video', '--axes=size,length', '--size=1.25']
+  assert _names(*argv)[2:] == [
+    'size-1.25',
+    'length-4',
+    'length-12',
+    'length-16',
+  ]
 
 
 def test_what_a_level_shows():
@@ -166,6 +173,14 @@ def test_what_a_level_shows():
   assert {len(e.distractors) for e in examples('distractors-5')} == {6 * 4 - 1}
   assert {len(e.media) for e in examples('length-12')} == {12}
   assert {b.media for e in examples('depth-1') for b in e.evidence} == {3}
+  video = _config('--data=scenes_video', '--frames=5', '--axes=length')
+  usual, _, few, *_ = shift_levels.plan(video)
+  for level, frames in ((usual, 5), (few, 4)):
+    (shown,) = {
+      len(shift_levels.source(video, level, 'test', 2)[i].media)
+      for i in range(2)
+    }
+    assert shown == frames
   twins = examples('depth-1', twins=True)
   assert sum('twin_of' in e.meta for e in twins) == 4
 
