@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import types
 
 import numpy as np
 import pytest
@@ -352,9 +351,7 @@ def test_whatever_it_is_is_told(changed, said, unsaid):
 
 
 def test_the_usual_scenes_stand_where_they_belong():
-  config = types.SimpleNamespace(
-    **vars(_config('--axes=noise,resolution,depth'))
-  )
+  config = _config('--axes=noise,resolution,depth')
   assert shift_report.usual_texts(config) == {
     'noise': '0',
     'resolution': '1',
