@@ -1,5 +1,6 @@
 """From settings to the things a run works on: devices, model, data."""
 
+from collections.abc import Callable
 import dataclasses
 import logging
 import os
@@ -170,9 +171,17 @@ class Resources:
 
 
 def load_source(
-  config: config_lib.Shared, twins: bool = False
+  config: config_lib.Shared,
+  twins: bool = False,
+  alter: Callable[[Any], Any] | None = None,
 ) -> example_lib.Source:
-  """The data that the settings name; with twins if there are any."""
+  """The data that the settings name.
+
+  Args:
+    config: the settings.
+    twins: with twins, if there are any.
+    alter: of drawn scenes, as sources.load takes it.
+  """
   tasks = [t.strip() for t in config.tasks.split(',') if t.strip()]
   return sources.load(
     config.data,
@@ -191,6 +200,7 @@ def load_source(
     missed=config.missed,
     depth=config.depth,
     video_as=video_as(config),
+    alter=alter,
   )
 
 
