@@ -58,8 +58,8 @@ class Config:
   )
   also: str = setting(
     'scenes-8x8,scenes-4x8',
-    'checkpoints that are put through the same runs and counted nowhere; '
-    "'' is none",
+    'checkpoints that are put through the same runs and counted nowhere, '
+    "embedded ones or folders of LLaVAs; '' is none",
   )
   trained: str = setting(
     '',

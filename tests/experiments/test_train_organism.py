@@ -286,6 +286,26 @@ def test_alignment_teaches_the_tower_and_leaves_the_decoder(tables, key):
   assert not any(jax.tree.leaves(same))
 
 
+@pytest.mark.parametrize('key', ['internvl_flax', 'qwen3_vl_flax'])
+def test_a_step_on_questions_moves_every_weight(tables, key):
+  """As `test_training_changes_every_weight` of a LLaVA's whole run."""
+  kind = trained.KINDS[key]
+  model = trained.new(trained.SIZES['tiny'], 0, key)
+  state = training.start(model, RATES)
+  before = jax.tree.map(np.asarray, state.params)
+  batches = [(data.pack(2, 0, 'train', 0, 2, kind), data.layout(2, kind))]
+  losses = []
+  for _ in range(8):
+    state, loss = training.answer_step(
+      state, model, tables[key], batches, np.float32(1), rates=RATES
+    )
+    losses.append(float(loss))
+  assert losses[0] == pytest.approx(np.log(len(hf_folder.TOKENS)), rel=0.5)
+  assert losses[-1] < 0.8 * losses[0]
+  same = jax.tree.map(np.array_equal, before, state.params)
+  assert not any(jax.tree.leaves(same)), same
+
+
 def test_schedule():
   plan = schedule.Plan(align_steps=10, few_steps=500, many_steps=100)
   assert [plan.stage(s, -1) for s in (0, 9, 10, 400)] == [

@@ -1,9 +1,10 @@
-"""The organisms of InternVL and Qwen3-VL in transformers.
+"""The organisms in transformers.
 
-Their processor classes need torchvision, so inputs are put together from the
-tokenizer and the image processors (PIL).
+The processor classes of InternVL and Qwen3-VL need torchvision, so their inputs
+are put together from the tokenizer and the image processors (PIL).
 """
 
+import functools
 import io
 import json
 import pathlib
@@ -19,21 +20,20 @@ from helpers import torch_only
 
 torch = torch_only.torch
 
-_CLASSES = {
-  'internvl_flax': (
-    transformers.InternVLForConditionalGeneration,
-    image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil,
-  ),
-  'qwen3_vl_flax': (
-    transformers.Qwen3VLForConditionalGeneration,
-    transformers.Qwen2VLImageProcessorPil,
-  ),
+_MODELS = {
+  'llava_flax': transformers.LlavaForConditionalGeneration,
+  'internvl_flax': transformers.InternVLForConditionalGeneration,
+  'qwen3_vl_flax': transformers.Qwen3VLForConditionalGeneration,
+}
+_PIXELS = {
+  'internvl_flax': image_processing_pil_got_ocr2.GotOcr2ImageProcessorPil,
+  'qwen3_vl_flax': transformers.Qwen2VLImageProcessorPil,
 }
 
 
 def load(folder: pathlib.Path, key: str):
   """The torch model of a folder; all of its weights have a place."""
-  model, report = _CLASSES[key][0].from_pretrained(
+  model, report = _MODELS[key].from_pretrained(
     folder,
     attn_implementation='eager',
     dtype=torch.float32,
@@ -42,6 +42,16 @@ def load(folder: pathlib.Path, key: str):
   for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys'):
     assert not report[what], report[what]
   return model.eval()
+
+
+@functools.lru_cache
+def _tokenizer(folder: pathlib.Path):
+  return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@functools.lru_cache
+def _processor(folder: pathlib.Path):
+  return transformers.AutoProcessor.from_pretrained(folder)
 
 
 def inputs(
@@ -58,15 +68,19 @@ def inputs(
     example: what is shown and asked.
     encoded: the same by our processor; its prompt says a picture once.
   """
-  settings = json.loads((folder / 'preprocessor_config.json').read_text())
   pictures = [Image.open(io.BytesIO(media)) for media in example.media]
-  seen = dict(_CLASSES[key][1](**settings)(pictures, return_tensors='np'))
+  if key == 'llava_flax':
+    return _processor(folder)(
+      text=encoded.text, images=pictures, return_tensors='pt'
+    )
+  settings = json.loads((folder / 'preprocessor_config.json').read_text())
+  seen = dict(_PIXELS[key](**settings)(pictures, return_tensors='np'))
   seen.pop('num_patches', None)
   pixels = seen['pixel_values']
   np.testing.assert_array_equal(
     pixels, encoded.vision['pixel_values'].reshape(pixels.shape)
   )
-  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  tokenizer = _tokenizer(folder)
   image, before, after = {
     'internvl_flax': ('<IMG_CONTEXT>', '<img>', '</img>'),
     'qwen3_vl_flax': ('<|image_pad|>', '', ''),  # said by the prompt
