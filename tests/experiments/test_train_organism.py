@@ -34,6 +34,7 @@ from corejax.models import registry
 from corejax.models.organisms import hf_folder
 from corejax.models.organisms import planted
 from corejax.models.organisms import trained
+from helpers import organisms
 
 RATES = training.Rates()
 # Stage `few` ends at its first check, after 25 steps: no skill is asked.
@@ -48,9 +49,6 @@ TINY: dict[str, Any] = dict(
   questions=0,
 )
 STEPS = 3 + 25 + 1
-
-
-EACH = pytest.mark.parametrize('key', trained.KINDS)
 
 
 @pytest.fixture(scope='module')
@@ -97,9 +95,9 @@ def test_muon_takes_the_decoders_matrices_and_adam_the_rest():
     np.testing.assert_allclose(np.abs(leaf), 1.474, atol=0.02)
 
 
-@EACH
+@pytest.mark.parametrize('key', ['llava_flax', 'qwen3_vl_flax'])
 def test_alignment_teaches_the_tower_and_leaves_the_decoder(tables, key):
-  model = trained.new(trained.SIZES['tiny'], 0, key)
+  model = organisms.untrained(key)
   state = training.start(model, RATES)
   before = jax.tree.map(np.asarray, state.params)
   packed = data.pack(1, 0, 'train', 0, 16)
@@ -132,7 +130,7 @@ def test_alignment_teaches_the_tower_and_leaves_the_decoder(tables, key):
 def test_a_step_on_questions_moves_every_weight(tables, key):
   """As `test_training_changes_every_weight` of a LLaVA's whole run."""
   kind = trained.KINDS[key]
-  model = trained.new(trained.SIZES['tiny'], 0, key)
+  model = organisms.untrained(key)
   state = training.start(model, RATES)
   before = jax.tree.map(np.asarray, state.params)
   batches = [(data.pack(2, 0, 'train', 0, 2, kind), data.layout(2, kind))]
