@@ -72,18 +72,26 @@ def documents(model_config: config_lib.QwenVlConfig) -> dict[str, dict]:
   """The folder's JSON files, config.json last."""
   text, tower = model_config.text, model_config.vision
   area = hf_folder.SIDE**2
+  patches = {
+    # A square of any size becomes one of this.
+    'size': {'shortest_edge': area, 'longest_edge': area},
+    'patch_size': tower.patch_size,
+    'temporal_patch_size': tower.temporal,
+    'merge_size': tower.merge,
+  }
+  files = hf_folder.shared_documents(
+    'Qwen3VLProcessor', 'Qwen2VLImageProcessor', patches
+  )
+  frames = dict(files['preprocessor_config.json'])
+  del frames['image_processor_type']
   return {
-    **hf_folder.shared_documents(
-      'Qwen3VLProcessor',
-      'Qwen2VLImageProcessor',
-      {
-        # A square of any size becomes one of this.
-        'size': {'shortest_edge': area, 'longest_edge': area},
-        'patch_size': tower.patch_size,
-        'temporal_patch_size': tower.temporal,
-        'merge_size': tower.merge,
-      },
-    ),
+    **files,
+    # No organism was shown a video; this much says how one would be cut.
+    'video_preprocessor_config.json': {
+      'video_processor_type': 'Qwen3VLVideoProcessor',
+      **frames,
+      'size': {'shortest_edge': 2 * area, 'longest_edge': 16 * area},
+    },
     'config.json': {
       'architectures': ['Qwen3VLForConditionalGeneration'],
       'model_type': model_config.kind,
@@ -149,7 +157,9 @@ def _show(patches_PIC: jax.Array, cell_MI: jax.Array) -> dict[str, jax.Array]:
 
 def _positions(is_visual_T: np.ndarray) -> np.ndarray:
   n_pages = int(is_visual_T.sum()) // _GRID**2
-  return positions.of_tokens(is_visual_T, [(_GRID, _GRID)] * n_pages)
+  return positions.of_tokens(
+    is_visual_T, [positions.Grid(_GRID, _GRID)] * n_pages
+  )
 
 
 KIND = kind.Kind(
