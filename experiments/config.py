@@ -60,7 +60,7 @@ class Shared:
   checkpoint: str = setting(
     '',
     'Hugging Face checkpoint: folder, hub id, or an embedded model (see '
-    "--list_models); '' is the first of these",
+    "--list_models); '' is the family's first of these",
   )
   image_policy: str = setting(
     'checkpoint',

@@ -225,8 +225,16 @@ def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:
   """What --checkpoint names, and a line on it if it comes with corejax.
 
   A folder wins over an embedded model of the same name, and both over a hub id.
+
+  Raises:
+    UserError: none is named, and none of the family comes with corejax.
   """
-  name = config.checkpoint or embedded_lib.DEFAULT
+  name = config.checkpoint or next(iter(registry.get(config.model).trained), '')
+  if not name:
+    raise errors.UserError(
+      f'--model={config.model}: no weights of this family come with corejax; '
+      'name a folder or a hub id by --checkpoint'
+    )
   if not config.checkpoint or checkpoint_lib.local(name) is None:
     folder = embedded_lib.folder(name)
     if folder is not None:

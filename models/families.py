@@ -37,6 +37,7 @@ def make(
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
   video: bool = False,
+  trained: tuple[str, ...] = (),
 ) -> registry.Family:
   """A row of the registry.
 
@@ -46,6 +47,7 @@ def make(
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
     video: are videos read?
+    trained: trained weights that come with corejax, the default first.
   """
 
   def load(
@@ -105,6 +107,7 @@ def make(
     load=load,
     load_processor=load_processor,
     video=video,
+    trained=trained,
   )
 
 
