@@ -134,6 +134,11 @@ def _wider(side_A2: np.ndarray, factor: float) -> np.ndarray:
   return middle + (side_A2 - middle) * factor
 
 
+def blended(most: int) -> int:
+  """Features of which a token is a sum, where details are scaled down."""
+  return _CORNERS if most else 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiler:
   """Implements corejax.models.tiled.Tiler.
@@ -167,7 +172,7 @@ class Tiler:
 
   @property
   def n_blend(self) -> int:
-    return _CORNERS if self.most else 1
+    return blended(self.most)
 
   def plan(self, size: tuple[int, int], n_media: int) -> tiled.Plan:
     """See tiled.Tiler."""
