@@ -38,4 +38,5 @@ def test_released_configurations(tmp_path, name):
 def test_family_rows(key, backbones):
   family = registry.get(key)
   assert (family.key, family.backbones) == (key, backbones)
-  assert not family.trained and not family.video
+  assert not family.trained
+  assert family.video == (key == 'llava_onevision_flax')

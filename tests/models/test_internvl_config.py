@@ -82,4 +82,4 @@ def test_refused(tmp_path, content, said):
 def test_family_row():
   family = registry.get('internvl_flax')
   assert family.backbones == ('llama', 'qwen2', 'qwen3')
-  assert not family.trained and not family.video
+  assert not family.trained and family.video
