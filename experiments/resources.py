@@ -114,6 +114,7 @@ class Resources:
     loaded: the model, with its processor.
     source: the data.
     attend: the attention to hand to the model.
+    tower_attend: to its tower, whose heads the mesh need not divide.
     mesh: None on one device.
     precision: of matrix products; float32 means float32, while jax's default
       is bfloat16 passes on a TPU and TF32 on a GPU.
@@ -124,6 +125,7 @@ class Resources:
   loaded: registry.Loaded
   source: example_lib.Source
   attend: attention.Attend
+  tower_attend: attention.Attend
   mesh: jax.sharding.Mesh | None
   precision: str
   embedded: str
@@ -168,6 +170,11 @@ class Resources:
       'templates': {kind: t.hash for kind, t in sorted(templates.items())},
       **named,
     }
+
+
+def precision(dtype: str) -> str:
+  """Of matrix products; see Resources."""
+  return 'highest' if dtype == 'float32' else 'default'
 
 
 def load_source(
@@ -297,15 +304,17 @@ def load(
     image_policy=config.image_policy,
     **_video_positions(config, family),
   )
-  attend = dispatch.attend()
+  attend = tower_attend = dispatch.attend()
   if mesh is not None:
+    tower_attend = dispatch.sharded(attend, mesh, uneven=True)
     attend = dispatch.sharded(attend, mesh)
   return Resources(
     loaded=loaded,
     source=source,
     attend=attend,
+    tower_attend=tower_attend,
     mesh=mesh,
-    precision='highest' if config.dtype == 'float32' else 'default',
+    precision=precision(config.dtype),
     video_positions=config.video_positions,
     embedded=embedded,
   )

@@ -140,6 +140,11 @@ def _squash(spec: pixels.PixelSpec, side: int) -> pixels.PixelSpec:
   return dataclasses.replace(spec, pad=False, size=size, crop=None)
 
 
+def blended(most: int) -> int:
+  """Features of which a token is a sum, where details are scaled down."""
+  return _CORNERS if most else 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiler:
   """Implements corejax.models.tiled.Tiler.
@@ -173,7 +178,7 @@ class Tiler:
 
   @property
   def n_blend(self) -> int:
-    return _CORNERS if self.most else 1
+    return blended(self.most)
 
   def plan(self, size: tuple[int, int], n_media: int) -> tiled.Plan:
     """See tiled.Tiler."""

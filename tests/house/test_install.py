@@ -43,6 +43,7 @@ assert names == {
   'corejax-rank': 'corejax.experiments.rank:cli',
   'corejax-inspect': 'corejax.experiments.inspect:cli',
   'corejax-compare': 'corejax.experiments.compare:cli',
+  'corejax-convert': 'corejax.experiments.convert:cli',
   'corejax-proxy': 'corejax.experiments.proxy:cli',
   'corejax-prefill': 'corejax.experiments.prefill:cli',
   'corejax-prepare': 'corejax.experiments.prepare:cli',
