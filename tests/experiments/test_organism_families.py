@@ -76,7 +76,7 @@ def test_scenes_look_as_the_processor_makes_them(loaded, tables, key, pages):
     name, split='train', seed=5, config=data.scenes(pages), scenes=3
   )
   packed = data.pack(pages, 5, 'train', 0, 3, kind)
-  shown = kind.show(tables[key], packed.cell_MI)
+  shown = kind.show(tables[key], jnp.asarray(packed.cell_MI))
   plan = data.layout(pages, kind)
   for number in range(3):
     example = source.example(number, 'colour', 0)
@@ -177,7 +177,7 @@ def test_a_packed_question_is_answered_as_if_it_were_alone(tables, key):
       tokens_BT=jnp.asarray(tokens_T)[None],
       positions_BT=jnp.asarray(kind.positions(is_visual_T))[None],
       mask=masks.AttnMask(),
-      vision=kind.show(table, packed.cell_MI),
+      vision=kind.show(table, jnp.asarray(packed.cell_MI)),
       feature_BT=jnp.asarray(plan.feature_T[: start + n])[None],
     )
     alone = forward(model, inputs)

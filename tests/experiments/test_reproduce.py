@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import types
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_verdicts_are_told_for_every_claim():
   assert 'consensus' in reproduce_cases.title('8 consensus')
 
 
-def made(name):
+def made(name) -> Any:
   family, size, seed = reproduce_runs.parse(name)
   return types.SimpleNamespace(name=name, family=family, size=size, seed=seed)
 

@@ -1,7 +1,6 @@
 """`train_organism`: what is shown, how a step moves, resuming, the folder."""
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -15,10 +14,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 import pytest
 import safetensors.numpy
-import transformers
 
 from corejax import errors
 from corejax.data.scenes import source as scenes
@@ -310,26 +307,16 @@ def test_run_json(straight):
 
 def test_transformers_says_the_same(straight):
   torch = pytest.importorskip('torch', reason='parity needs torch')
-  hf, report = transformers.LlavaForConditionalGeneration.from_pretrained(
-    straight.folder,
-    attn_implementation='eager',
-    dtype=torch.float32,
-    output_loading_info=True,
-  )
-  assert not any(
-    report[what]
-    for what in ('missing_keys', 'unexpected_keys', 'mismatched_keys')
-  )
-  processor = transformers.AutoProcessor.from_pretrained(straight.folder)
+  from helpers import hf_organisms
+
+  hf = hf_organisms.load(straight.folder, 'llava_flax')
   ours = registry.get('llava_flax').load(straight.folder)
   for name, pages in (('scenes_referring', 1), ('scenes_pages', 3)):
     source = scenes.Scenes(name, config=data.scenes(pages), scenes=1)
     example = source[5]
     encoded = ours.processor.encode(example)
-    inputs = processor(
-      text=encoded.text,
-      images=[Image.open(io.BytesIO(media)) for media in example.media],
-      return_tensors='pt',
+    inputs = hf_organisms.inputs(
+      straight.folder, 'llava_flax', example, encoded
     )
     np.testing.assert_array_equal(inputs['input_ids'][0], encoded.tokens_T)
     np.testing.assert_array_equal(
