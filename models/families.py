@@ -36,6 +36,7 @@ def make(
   weights: Any,
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
+  trained: tuple[str, ...] = (),
 ) -> registry.Family:
   """A row of the registry.
 
@@ -44,6 +45,7 @@ def make(
     config, modeling, processing, weights: the family's modules.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
+    trained: trained weights that come with corejax, by name.
   """
 
   def load(
@@ -102,6 +104,7 @@ def make(
     towers=towers,
     load=load,
     load_processor=load_processor,
+    trained=trained,
   )
 
 

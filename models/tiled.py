@@ -15,7 +15,6 @@ where is an array.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import pathlib
 from typing import Any, Protocol
 
@@ -29,9 +28,13 @@ from corejax import masks
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
 from corejax.models import images
+from corejax.models import recent
 from corejax.models import tokenize
 
 CONTENT_FREE = 'N/A'
+# Neighbouring questions show the same pictures: one of 336 x 336 is 1.4 MB, 13
+# tiles of 448 x 448 are 31.
+_TILES = recent.Recent(256 << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +167,12 @@ class TiledProcessor:
     plans, sizes = self._plans(example.media)
     counts = [len(plan.feature_F) for plan in plans]
     if sum(counts) > self.max_length:  # before a text of that length is made
+      least = len(self.tiler.plan((1, 1), len(plans)).feature_F)
       raise errors.Rejected(
         errors.Reason.TOO_LONG,
         f'{len(plans)} pictures take {sum(counts)} tokens; the model takes '
-        f'{self.max_length}: show fewer --pages, or at a lower --dpi',
+        f'{self.max_length}: show fewer --pages'
+        + (', or at a lower --dpi' if max(counts) > least else ''),
       )
     rendered = template.render(
       len(plans), question, self.image_token, answer if answer.strip() else ''
@@ -258,10 +263,17 @@ class TiledProcessor:
     values = []
     for index, data in enumerate(media):
       try:
-        values.append(_cut(self.tiler, data, len(media)))
+        values.append(self._tiles(data, len(media)))
       except errors.Rejected as e:
         raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
     return np.concatenate(values)
+
+  def _tiles(self, data: bytes, n_media: int) -> np.ndarray:
+    """The tiles of an encoded picture."""
+    return _TILES.get(
+      (self.tiler, data, n_media),
+      lambda: self.tiler.cut(images.decode(data), n_media),
+    )
 
   def _check_ids(self, ids: np.ndarray) -> None:
     """Refuses ids the embedding has no row for (a gather would clamp them)."""
@@ -370,7 +382,7 @@ class TiledProcessor:
       lengths.append(len(ids) - 1 + least)
     if min(lengths) >= self.max_length:
       raise errors.UserError(
-        f'{folder}: a prompt of one small picture has {min(lengths)} tokens '
+        f'{folder}: a prompt of one picture has at least {min(lengths)} tokens '
         f'without its question ({least} of them its picture), config.json says '
         f'max_position_embeddings={self.max_length}: no example fits; correct '
         'config.json'
@@ -385,12 +397,3 @@ def _blend(plans: Sequence[Plan]) -> layout_lib.Blend | None:
     np.concatenate([blend.share_IK for blend in blends]),
     np.concatenate([blend.cell_IKW for blend in blends]),
   )
-
-
-# Neighbouring questions show the same pictures; 13 tiles of 448 px are 31 MB.
-@functools.lru_cache(maxsize=16)
-def _cut(tiler: Tiler, data: bytes, n_media: int) -> np.ndarray:
-  """The tiles of an encoded picture."""
-  value = tiler.cut(images.decode(data), n_media)
-  value.setflags(write=False)
-  return value

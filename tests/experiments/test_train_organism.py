@@ -68,7 +68,7 @@ def loaded(folder):
 
 @pytest.fixture(scope='module')
 def table(loaded):
-  return jnp.asarray(data.cells(loaded.processor.spec))
+  return jnp.asarray(data.cells(loaded.processor.tiler.pixels))
 
 
 # ---- what is shown

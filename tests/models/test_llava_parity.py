@@ -21,6 +21,7 @@ from corejax import regions
 from corejax.kernels import dispatch
 from corejax.models import decoder as decoder_lib
 from corejax.models import layers
+from corejax.models import multimodal
 from corejax.models import vision as vision_lib
 from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
@@ -242,7 +243,7 @@ def _pieces(model, inputs, hf):
     features = modeling.project(model, hidden)
     found['features'] = features.reshape(-1, features.shape[-1])
     features_ID = hf['features']
-  found['embeds'] = modeling.merge(model, inputs, features_ID)
+  found['embeds'] = multimodal.merge(model.language, inputs, features_ID)
   text = model.language
   found['normed'] = layers.rms_norm(
     text.norm, hf['hidden'][-1], text.config.rms_eps
