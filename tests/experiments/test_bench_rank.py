@@ -28,7 +28,9 @@ TINY = bench_model.Spec(
 )
 LENGTH = 70
 FLAGS = [
-  f'--{name}={value}' for name, value in dataclasses.asdict(TINY).items()
+  f'--{name}={value}'
+  for name, value in dataclasses.asdict(TINY).items()
+  if name != 'family'
 ]
 
 
