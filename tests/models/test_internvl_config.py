@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from corejax import errors
+from corejax import masks
 from corejax.models import registry
 from corejax.models.internvl import config as config_lib
 from corejax.models.internvl import modeling
@@ -98,6 +99,28 @@ def _whole(text, tower=None, **more):
   }
 
 
+def _experts(layers, heads, width, mlp):
+  return _text(
+    'qwen3_moe',
+    layers,
+    heads,
+    4,
+    width,
+    3 * width,
+    151936,
+    head_dim=128,
+    decoder_sparse_step=1,
+    mlp_only_layers=[],
+    moe_intermediate_size=mlp,
+    norm_topk_prob=True,
+    num_experts=128,
+    num_experts_per_tok=8,
+    output_router_logits=False,
+    router_aux_loss_coef=0.001,
+    sliding_window=None,
+  )
+
+
 # name -> (config.json, (layers, heads, kv heads, billion parameters))
 RELEASED = {
   'InternVL3-1B': (
@@ -145,6 +168,14 @@ RELEASED = {
     ),
     (36, 32, 8, 8.53),
   ),
+  'InternVL3.5-30B-A3B': (
+    _whole(_experts(48, 32, 2048, 768), tie_word_embeddings=False),
+    (48, 32, 4, 30.8),
+  ),
+  'InternVL3.5-241B-A28B': (
+    _whole(_experts(94, 64, 4096, 1536), _TOWER_6B, tie_word_embeddings=False),
+    (94, 64, 4, 240.7),
+  ),
 }
 
 
@@ -172,15 +203,25 @@ def test_released_configurations(tmp_path, name):
   assert count / 1e9 == pytest.approx(billions, rel=0.02)
 
 
-def _edit(part, **changes):
-  content = copy.deepcopy(RELEASED['InternVL3-1B'][0])
+def _edit(part, name='InternVL3-1B', **changes):
+  content = copy.deepcopy(RELEASED[name][0])
   (content[part] if part else content).update(changes)
   return content
+
+
+def _mixed(**changes):
+  return _edit('text_config', 'InternVL3.5-30B-A3B', **changes)
 
 
 @pytest.mark.parametrize(
   'content, said',
   [
+    (_mixed(mlp_only_layers=[3]), 'only a mixture in every layer'),
+    (_mixed(decoder_sparse_step=2), 'only a mixture in every layer'),
+    (_mixed(num_experts_per_tok=129), 'num_experts_per_tok=129 of'),
+    (_mixed(shared_expert_intermediate_size=8), 'text_config.shared_expert'),
+    (_mixed(layer_types=['full_attention'] * 48), 'text_config.layer_types'),
+    (_edit('text_config', num_experts=8), 'text_config.num_experts'),
     (_edit('', model_type='internvl_chat'), 'internvl_chat'),
     (_edit('', vision_feature_select_strategy='full'), "must be 'default'"),
     (_edit('', vision_feature_layer=[-1, -2]), 'must be one number'),
@@ -224,5 +265,23 @@ def test_refused(tmp_path, content, said):
 
 def test_family_row():
   family = registry.get('internvl_flax')
-  assert family.backbones == ('llama', 'qwen2', 'qwen3')
+  assert family.backbones == ('llama', 'qwen2', 'qwen3', 'qwen3_moe')
   assert not family.trained and not family.video
+
+
+def test_a_mixture_is_as_config_json_says(tmp_path):
+  text = _read(tmp_path, _mixed()).text
+  assert (text.kind, text.qk_norm, set(text.windows)) == (
+    'qwen3',
+    True,
+    {masks.DENSE},
+  )
+  experts = text.experts
+  assert (experts.n_experts, experts.top_k, experts.d_expert) == (128, 8, 768)
+  assert experts.normalise
+  text = _read(
+    tmp_path,
+    _mixed(norm_topk_prob=False, use_sliding_window=True, sliding_window=9),
+  ).text
+  assert not text.experts.normalise
+  assert text.windows == (9,) * 48
