@@ -49,6 +49,9 @@ class VisualLayout:
     blend: what tokens are made of, where cell_IW is but the place of their
       middle; None: every token is its cell.
     count_base: may tokens of base tiles be evidence at all?
+    frames_I: int32 [I], how many media, from media_I on, a token shows at once
+      in its cell (neighbouring frames of a video, all of one size); None: one
+      each.
   """
 
   media_I: np.ndarray
@@ -57,14 +60,24 @@ class VisualLayout:
   base_I: np.ndarray
   blend: Blend | None = None
   count_base: bool = True
+  frames_I: np.ndarray | None = None
 
   __repr__ = describe.fields
 
   def __len__(self) -> int:
     return len(self.media_I)
 
+  def shows(self, media: int) -> np.ndarray:
+    """bool [I]: the tokens that show this picture or frame."""
+    frames_I = 1 if self.frames_I is None else self.frames_I
+    return (self.media_I <= media) & (media < self.media_I + frames_I)
+
   def cover(self, box: example_lib.Box) -> np.ndarray:
-    """float64 [I] in [0, 1]: share of each token inside the box."""
+    """float64 [I] in [0, 1]: share of each token inside the box.
+
+    A box lies on one frame. Where a token shows several, its share of their
+    boxes is the largest (np.max over them), as `tokens` has it.
+    """
     width, height = self.size_M2[box.media]
     x0, y0 = box.x0 * width, box.y0 * height
     x1, y1 = box.x1 * width, box.y1 * height
@@ -74,7 +87,7 @@ class VisualLayout:
     else:
       inside_IK = _inside(self.blend.cell_IKW, corners)
       share = (self.blend.share_IK * inside_IK).sum(1)
-    return np.where(self.media_I == box.media, share, 0.0)
+    return np.where(self.shows(box.media), share, 0.0)
 
   def tokens(
     self, boxes: Iterable[example_lib.Box], include_base: bool = True

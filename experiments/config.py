@@ -80,7 +80,15 @@ class Shared:
     '(last), or any',
   )
   dpi: int = setting(96, 'resolution at which document pages are drawn')
-  frames: int = setting(8, 'vidstg: frames of a video shown at once')
+  frames: int = setting(
+    8, 'vidstg, scenes_video: frames of a video shown at once'
+  )
+  video_as: str = setting(
+    'auto',
+    'videos as clips, as several pictures, or (auto) as clips where the model '
+    'family reads them',
+    ('auto', 'clip', 'pictures'),
+  )
   missed: str = setting(
     'move',
     'vidstg: where no frame shows the evidence, move one there or reject',

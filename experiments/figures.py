@@ -152,7 +152,7 @@ def token_map(
   figure = mpl_figure.Figure(figsize=(side, side * height / width + 0.6))
   axes = figure.subplots()
   axes.imshow(picture, extent=(0, width, height, 0))
-  mine = np.flatnonzero(layout.media_I == media)
+  mine = np.flatnonzero(layout.shows(media))
   for token in mine:
     x0, y0, x1, y1 = layout.cell_IW[token]
     axes.add_patch(

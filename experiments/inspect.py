@@ -181,6 +181,8 @@ def _arrays(prepared) -> dict:
     'visual_index': encoded.visual_I,
     'visual_media': layout.media_I,
     'visual_cell': layout.cell_IW,
+    # From visual_media on, so many show in the cell.
+    **({} if layout.frames_I is None else {'visual_frames': layout.frames_I}),
     'regions': np.array(regions.REGIONS),
     'query_sets': np.array(regions.QUERY_SETS),
   }

@@ -120,7 +120,10 @@ def prepare(
 def layout_key(layout: layout_lib.VisualLayout) -> str:
   """12 hex digits; the same where all visual tokens lie in the same places."""
   digest = hashlib.sha256()
-  for array in (layout.media_I, layout.cell_IW, layout.size_M2):
+  arrays = [layout.media_I, layout.cell_IW, layout.size_M2]
+  if layout.frames_I is not None:
+    arrays.append(layout.frames_I)
+  for array in arrays:
     digest.update(np.ascontiguousarray(array).tobytes())
   return digest.hexdigest()[:12]
 

@@ -89,6 +89,7 @@ class Result:
 
 def _load(config: Config):
   """(source, its settings by name)."""
+  from corejax.data import delivery
   from corejax.data import prepared
   from corejax.data import sources
 
@@ -106,7 +107,11 @@ def _load(config: Config):
   }
   settings = sources.settings(config.data, **options)
   source = sources.load(
-    config.data, tasks=tasks or None, limit=config.limit or None, **options
+    config.data,
+    tasks=tasks or None,
+    limit=config.limit or None,
+    video_as=delivery.CLIP,  # of which a run can make pictures
+    **options,
   )
   return source, settings, sorted(tasks) or None
 

@@ -201,6 +201,8 @@ def layout(cells: layout_lib.VisualLayout) -> dict[str, Any]:
     'low': low,
     'span': span,
     'base': _bits(cells.base_I) if cells.base_I.any() else None,
+    # How many pictures from `media` on a token shows.
+    'frames': _bits(cells.frames_I) if cells.frames_I is not None else None,
   }
 
 

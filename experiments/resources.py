@@ -13,6 +13,7 @@ import numpy as np
 
 from corejax import attention
 from corejax import errors
+from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import sources
 from corejax.experiments import config as config_lib
@@ -136,6 +137,7 @@ class Resources:
       'kv_heads': self.loaded.n_kv_heads,
       'device': f'{len(jax.devices())} x {device.device_kind}',
       'mesh': dict(self.mesh.shape) if self.mesh else None,
+      'video_as': delivery.of(self.source) or None,
     }
 
   def check_batch(self, size: int) -> None:
@@ -182,7 +184,25 @@ def load_source(
     frames=config.frames,
     missed=config.missed,
     depth=config.depth,
+    video_as=video_as(config),
   )
+
+
+def video_as(config: config_lib.Shared) -> str:
+  """'clip' or 'pictures': how videos are handed over to the model.
+
+  Raises:
+    UserError: clips, of a family that reads none.
+  """
+  reads = registry.get(config.model).video
+  if config.video_as == delivery.CLIP and not reads:
+    raise errors.UserError(
+      f'--video_as=clip: --model={config.model} reads no videos; give '
+      '--video_as=pictures, or a family of --list_models that does'
+    )
+  if config.video_as == 'auto':
+    return delivery.CLIP if reads else delivery.PICTURES
+  return config.video_as
 
 
 def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:

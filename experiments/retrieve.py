@@ -111,6 +111,11 @@ def _resources(config: Config):
       '--heads: which heads? 14-22,13-16, or @RUN:top5% of a run of '
       'experiments.rank'
     )
+  if config.video_as == 'clip':
+    raise errors.UserError(
+      '--video_as=clip: frames are ranked as pages are, each by itself; leave '
+      'it out, or give pictures'
+    )
   whole = 8 if config.data.startswith('scenes_') else _WHOLE
   settings = dataclasses.replace(config, pages=1)
   source = resources_lib.load_source(_widened(settings, whole))
@@ -121,7 +126,8 @@ def _widened(config: Config, pages: int) -> config_lib.Shared:
   """The same data with whole documents for windows."""
   names = [field.name for field in dataclasses.fields(config_lib.Shared)]
   values = {name: getattr(config, name) for name in names}
-  return config_lib.Shared(**{**values, 'pages': pages})
+  # Frames are ranked as pages are: each by itself.
+  return config_lib.Shared(**{**values, 'pages': pages, 'video_as': 'pictures'})
 
 
 def chunks(n_pages: int, size: int) -> list[range]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from corejax import errors
 from corejax import parts as parts_lib
+from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import sources
 from corejax.experiments import cli as cli_lib
@@ -37,6 +38,12 @@ def describe(source: example_lib.Source, limit: int) -> str:
       f'(--limit={limit})'
     )
   remarks = sources.remarks(source)
+  if handed := delivery.of(source):
+    told = {
+      delivery.CLIP: 'videos are shown as clips',
+      delivery.PICTURES: 'videos are shown as several pictures',
+    }
+    remarks = (*remarks, f'{told[handed]} (--video_as={handed})')
   return f'{said} ({"; ".join(remarks)})' if remarks else said
 
 

@@ -14,7 +14,8 @@ What is left out is decided in units of tokens, so a token at the border may
 show some padding. OneVision scales the grid of details down, bilinearly, where
 it has more than `most` * g * g tokens (anyres_max_9): such a token is a sum of
 up to four features. Of several pictures OneVision shows each as one squared
-tile and one newline.
+tile and one newline; of a video each frame as one squashed tile whose tokens
+are scaled down to half as many rows and columns, and one newline at its end.
 
 A tile's features are followed by the newline as one more row (g * g + 1 in
 all), so that a newline is a feature like any other.
@@ -184,9 +185,8 @@ class Tiler:
 
   def cut(self, image_HWC: np.ndarray, n_media: int) -> np.ndarray:
     """See tiled.Tiler."""
-    side = self.side
-    plain = dataclasses.replace(self.pixels, pad=False, size=None, crop=None)
-    squash = dataclasses.replace(plain, size=('exact', side, side))
+    side, squash = self.side, self._squash
+    plain = dataclasses.replace(squash, size=None)
     if self.alone and n_media > 1:
       return pixels.run(dataclasses.replace(squash, pad=True), image_HWC)[None]
     height, width = image_HWC.shape[:2]
@@ -203,6 +203,24 @@ class Tiler:
     details = details.transpose(1, 3, 0, 2, 4).reshape(-1, 3, side, side)
     return np.concatenate([pixels.run(squash, image_HWC)[None], details])
 
+  def frame(self, size: tuple[int, int], last: bool) -> tiled.Plan:
+    """See videos.FrameTiler: half as many rows and columns of tokens.
+
+    As HF's apply_pooling; the last of a video is followed by a newline.
+    """
+    half = -(-self.tokens // 2)
+    grid = self._base(size, (0, 0), (half, half))
+    return self._plan(1, [(grid, False), (None, True)][: 1 + last])
+
+  def cut_frame(self, image_HWC: np.ndarray) -> np.ndarray:
+    """See videos.FrameTiler; squashed to a square."""
+    return pixels.run(self._squash, image_HWC)[None]
+
+  @property
+  def _squash(self) -> pixels.PixelSpec:
+    exact = ('exact', self.side, self.side)
+    return dataclasses.replace(self.pixels, pad=False, size=exact, crop=None)
+
   def _sides(self, index: np.ndarray, offset: int, scale: float) -> np.ndarray:
     """[A, 2], a token's sides along one axis of the tiles' canvas, back in
     the picture's pixels."""
@@ -210,15 +228,23 @@ class Tiler:
     start = start - offset
     return np.stack([start, start + self.patch], 1) * scale
 
-  def _base(self, size: tuple[int, int], shift: tuple[int, int]) -> _Tokens:
-    """Tile 0: a rectangle of this size, squashed; shift is its padding."""
+  def _base(
+    self,
+    size: tuple[int, int],
+    shift: tuple[int, int],
+    shape: tuple[int, int] | None = None,
+  ) -> _Tokens:
+    """Tile 0: a rectangle of this size, squashed; shift is its padding.
+
+    `shape` is that to which its tokens are scaled down, None: not at all.
+    """
     index = np.arange(self.tokens)
     x_C2, y_R2 = (
       self._sides(index, 0, n / self.side) - left
       for n, left in zip(size, shift)
     )
     feature_RC = np.arange(self.tokens**2).reshape(self.tokens, self.tokens)
-    return self._tokens(feature_RC, x_C2, y_R2, feature_RC.shape)
+    return self._tokens(feature_RC, x_C2, y_R2, shape or feature_RC.shape)
 
   def _details(
     self, size: tuple[int, int], pinpoint: tuple[int, int]

@@ -37,6 +37,7 @@ def make(
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
   trained: tuple[str, ...] = (),
+  video: bool = False,
 ) -> registry.Family:
   """A row of the registry.
 
@@ -46,6 +47,7 @@ def make(
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
     trained: trained weights that come with corejax, by name.
+    video: are videos read?
   """
 
   def load(
@@ -105,6 +107,7 @@ def make(
     load=load,
     load_processor=load_processor,
     trained=trained,
+    video=video,
   )
 
 

@@ -6,6 +6,9 @@
     tokens     <img> c c c c .. c c c c .. </img> What is it ?
     feature_T    -   0 1 2 3 .. I I+1 I+2 ..  -    -   -   - -
 
+A frame of a video is one tile; how many tokens it has, and what text stands
+around them, is said in models/videos.py.
+
 A family brings a `Tiler`: from a picture's size alone it says how many tiles
 and tokens there will be, which feature each token takes and what part of the
 picture it shows; from the picture it cuts the tiles. All shapes that a
@@ -30,6 +33,7 @@ from corejax.data import example as example_lib
 from corejax.models import images
 from corejax.models import recent
 from corejax.models import tokenize
+from corejax.models import videos
 
 CONTENT_FREE = 'N/A'
 # Neighbouring questions show the same pictures: one of 336 x 336 is 1.4 MB, 13
@@ -115,6 +119,7 @@ class TiledProcessor:
     templates: by kind of source ('image', 'pages').
     content_free: a question that asks nothing, for calibration.
     count_base: may tokens of base and thumbnail tiles be evidence?
+    video: how videos are read; None: they are refused.
   """
 
   tokenizer: Any
@@ -128,6 +133,7 @@ class TiledProcessor:
   templates: Mapping[str, prompt_lib.PromptTemplate]
   content_free: str = CONTENT_FREE
   count_base: bool = True
+  video: videos.Video | None = None
 
   def encode(
     self,
@@ -154,6 +160,8 @@ class TiledProcessor:
       raise errors.Rejected(e.reason, f'{example.id}: {e.detail}') from e
 
   def _encode(self, example, template, question) -> inputs_lib.Encoded:
+    if self.video is None:
+      example.refuse_clips()
     if template is None:
       if example.kind not in self.templates:
         raise errors.Rejected(
@@ -164,7 +172,7 @@ class TiledProcessor:
       template = self.templates[example.kind]
     question = example.question if question is None else question
     answer = example.answers[0] if example.answers else ''
-    plans, sizes = self._plans(example.media)
+    plans, sizes = self._plans(example)
     counts = [len(plan.feature_F) for plan in plans]
     if sum(counts) > self.max_length:  # before a text of that length is made
       least = len(self.tiler.plan((1, 1), len(plans)).feature_F)
@@ -172,17 +180,15 @@ class TiledProcessor:
         errors.Reason.TOO_LONG,
         f'{len(plans)} pictures take {sum(counts)} tokens; the model takes '
         f'{self.max_length}: show fewer --pages'
+        + (' (--frames of a video)' if example.clips else '')
         + (', or at a lower --dpi' if max(counts) > least else ''),
       )
-    rendered = template.render(
-      len(plans), question, self.image_token, answer if answer.strip() else ''
+    rendered = self._render(
+      example, template, question, answer if answer.strip() else ''
     )
     # Text before pixels: it is the cheaper to be refused for.
-    texts = [
-      f'{self.before}{self.image_token * count}{self.after}' for count in counts
-    ]
     coded = tokenize.encode(
-      self.tokenizer, tokenize.fill(rendered, self.image_token, texts)
+      self.tokenizer, self._filled(rendered, example.parts, counts)
     )
     tokens_T = np.concatenate([coded.prompt_T, coded.answer_A[:-1]])
     self._check_ids(np.concatenate([coded.prompt_T, coded.answer_A]))
@@ -192,8 +198,8 @@ class TiledProcessor:
         f'{len(tokens_T)} tokens, {sum(counts)} of pictures; the model takes '
         f'{self.max_length}',
       )
-    rows = np.flatnonzero(tokens_T == self.image_token_id)
-    in_answer = (coded.answer_A == self.image_token_id).sum()
+    rows = np.flatnonzero(self._is_visual(tokens_T))
+    in_answer = self._is_visual(coded.answer_A).sum()
     if len(rows) != sum(counts) or in_answer:
       raise errors.Rejected(
         errors.Reason.IMAGE_TOKENS,
@@ -204,7 +210,7 @@ class TiledProcessor:
     return inputs_lib.Encoded(
       tokens_T=tokens_T,
       positions_T=np.arange(len(tokens_T), dtype=np.int32),
-      vision={'pixel_values': self._pixels(example.media)},
+      vision={'pixel_values': self._pixels(example)},
       feature_T=feature_T,
       visual_I=visual_I,
       layout=layout_lib.VisualLayout(
@@ -225,15 +231,61 @@ class TiledProcessor:
       blend_TK=blend_TK,
     )
 
+  def _render(self, example, template, question, answer) -> prompt_lib.Rendered:
+    """The prompt, one placeholder a picture or video."""
+    filmed = [
+      number
+      for number, part in enumerate(example.parts)
+      if isinstance(part, example_lib.Clip)
+    ]
+    return template.render(
+      len(example.parts),
+      question,
+      self.image_token,
+      answer,
+      videos=filmed,
+      video_token='' if self.video is None else self.video.token,
+    )
+
+  def _filled(
+    self,
+    rendered: prompt_lib.Rendered,
+    parts: Sequence[int | example_lib.Clip],
+    counts: Sequence[int],
+  ) -> prompt_lib.Rendered:
+    """The prompt with its features' tokens; counts[m] of picture or frame m."""
+    shown, filmed = [], []
+    for part in parts:
+      if isinstance(part, int):
+        tokens = self.image_token * counts[part]
+        shown.append(f'{self.before}{tokens}{self.after}')
+      elif self.video is not None:
+        filmed.append(self.video.text([counts[m] for m in part.media]))
+    # Pictures first: a video's tokens may be the same.
+    rendered = tokenize.fill(rendered, self.image_token, shown)
+    if self.video is None:
+      return rendered
+    return tokenize.fill(rendered, self.video.token, filmed, 'videos')
+
+  def _is_visual(self, ids: np.ndarray) -> np.ndarray:
+    """Which of these are tokens of features."""
+    own = [] if self.video is None else [self.video.fill_id]
+    return np.isin(ids, [self.image_token_id, *own])
+
   def _plans(
-    self, media: Sequence[bytes]
+    self, example: example_lib.Example
   ) -> tuple[list[Plan], list[tuple[int, int]]]:
-    """Each picture's plan and (width, height), from its header alone."""
+    """Each picture's and frame's plan and size, from its header alone."""
     plans, sizes = [], []
-    for index, data in enumerate(media):
+    last = {m: m == c.media[-1] for c in example.clips for m in c.media}
+    n_pictures = len(example.media) - len(last)
+    for index, data in enumerate(example.media):
       try:
         size = images.size(data)
-        plans.append(self.tiler.plan(size, len(media)))
+        if self.video is not None and index in last:
+          plans.append(self.video.tiler.frame(size, last[index]))
+        else:
+          plans.append(self.tiler.plan(size, n_pictures))
       except errors.Rejected as e:
         raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
       sizes.append(size)
@@ -258,12 +310,17 @@ class TiledProcessor:
       first_feature += plan.n_tiles * self.tiler.n_features
     return feature_T, blend_TK, np.concatenate(visual).astype(np.int32)
 
-  def _pixels(self, media: Sequence[bytes]) -> np.ndarray:
-    """float32 [tiles of all pictures, 3, side, side]."""
+  def _pixels(self, example: example_lib.Example) -> np.ndarray:
+    """float32 [tiles of all pictures and frames, 3, side, side]."""
     values = []
-    for index, data in enumerate(media):
+    frames = {m for clip in example.clips for m in clip.media}
+    n_pictures = len(example.media) - len(frames)
+    for index, data in enumerate(example.media):
       try:
-        values.append(self._tiles(data, len(media)))
+        if self.video is not None and index in frames:
+          values.append(videos.cut(self.video.tiler, data))
+        else:
+          values.append(self._tiles(data, n_pictures))
       except errors.Rejected as e:
         raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
     return np.concatenate(values)

@@ -10,6 +10,7 @@ from corejax.models import checkpoint
 from corejax.models import pixels
 from corejax.models import tiled
 from corejax.models import tokenize
+from corejax.models import videos
 from corejax.models.llava import templates as templates_lib
 
 
@@ -45,6 +46,70 @@ def spec(
     {**own, **given},
     where,
   )
+
+
+# What of a video processor's settings is done to a frame's pixels; the others
+# say which frames it would choose and where its arrays go.
+_FRAME_KEYS = (
+  *('do_resize', 'do_rescale', 'do_normalize', 'do_convert_rgb'),
+  *('do_center_crop', 'crop_size', 'size', 'default_to_square'),
+  *('resample', 'rescale_factor', 'image_mean', 'image_std'),
+)
+
+
+def video_spec(
+  folder: pathlib.Path,
+  pictures: pixels.PixelSpec,
+  side: int,
+  name: str,
+  defaults: Mapping[str, Any],
+) -> pixels.PixelSpec:
+  """What a folder says of its video processor.
+
+  HF's order: `video_processor` in processor_config.json, then
+  video_preprocessor_config.json, then what is said of pictures.
+
+  Args:
+    folder: the checkpoint.
+    pictures: what is done to a picture.
+    side: of the tower's tile, pixels.
+    name: HF class of the video processor.
+    defaults: of its settings, beside those of pixels.
+
+  Raises:
+    UserError: it asks for what is not built, or makes no tiles of the tower's.
+  """
+  said, where = processor_config(folder)
+  config = said.get('video_processor')
+  path = folder / 'video_preprocessor_config.json'
+  if config is None and path.exists():
+    config, where = checkpoint.read_json(path), str(path)
+  if config is None:
+    return pictures
+  if not isinstance(config, Mapping):
+    raise errors.UserError(
+      f'{where}: video_processor={config!r}; expected a JSON object'
+    )
+  # The files of 2024 have it under the name of an image processor's.
+  kind = config.get('video_processor_type') or config.get(
+    'image_processor_type', name
+  )
+  if kind != name:
+    raise errors.UserError(
+      f'{where}: video_processor_type={kind!r}; expected {name}'
+    )
+  found = pixels.parse(
+    {key: config[key] for key in _FRAME_KEYS if key in config},
+    where,
+    classes={name: defaults},
+  )
+  if found.size != ('exact', side, side) or found.crop is not None:
+    raise errors.UserError(
+      f'{where}: the video processor makes frames of size={found.size}, '
+      f'crop={found.crop}; the vision tower takes {side}x{side}: correct size '
+      '(and switch do_center_crop off, do_resize on)'
+    )
+  return found
 
 
 def number(where: str, key: str, value: Any, least: int, most: int) -> int:
@@ -84,6 +149,7 @@ def make(
   token_key: str = 'image_token_id',
   before: str = '',
   after: str = '',
+  video: videos.Video | None = None,
   sets: Mapping[str, Mapping[str, prompt_lib.PromptTemplate]],
   marks: Sequence[tuple[str, str]],
   text_models: Mapping[str, str],
@@ -100,6 +166,7 @@ def make(
     token_id: its id, as config.json says.
     token_key: the name by which config.json says it.
     before, after: around a picture's tokens.
+    video: how videos are read; None: they are refused.
     sets, marks, text_models: see llava.templates.choose.
     tokenizer: of the folder.
     image_policy: 'detail' takes base and thumbnail tiles out of the evidence.
@@ -142,6 +209,7 @@ def make(
     ),
     content_free=content_free,
     count_base=image_policy != 'detail',
+    video=video,
   )
   processor.check(folder)
   return processor
@@ -153,21 +221,24 @@ def processor_config(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
   return (checkpoint.read_json(path) if path.exists() else {}), str(path)
 
 
-def image_token(tokenizer: Any, said: Mapping[str, Any], path: str) -> str:
+def image_token(
+  tokenizer: Any, said: Mapping[str, Any], path: str, of: str = 'image'
+) -> str:
   """The token that stands for a picture, of a LLaVA.
 
   Args:
     tokenizer: one that names its image token has the last word, as in HF.
     said: processor_config.json.
     path: of that file.
+    of: 'image', or 'video' for that of a video.
 
   Raises:
     UserError: it is no text.
   """
-  named = getattr(tokenizer, 'image_token', None)
-  token = named or said.get('image_token', '<image>')
+  named = getattr(tokenizer, f'{of}_token', None)
+  token = named or said.get(f'{of}_token', f'<{of}>')
   if not isinstance(token, str) or not token:
     raise errors.UserError(
-      f'{path}: image_token={token!r}; expected the text of a token'
+      f'{path}: {of}_token={token!r}; expected the text of a token'
     )
   return token

@@ -194,7 +194,10 @@ def expand(
 
 
 def fill(
-  rendered: prompt_lib.Rendered, token: str, texts: Sequence[str]
+  rendered: prompt_lib.Rendered,
+  token: str,
+  texts: Sequence[str],
+  what: str = 'pictures',
 ) -> prompt_lib.Rendered:
   """The prompt with a text in each placeholder's place, in their order.
 
@@ -202,6 +205,7 @@ def fill(
     rendered: the prompt.
     token: the placeholder.
     texts: one a picture.
+    what: the placeholder stands for, in messages.
 
   Raises:
     Rejected: the text holds another number of placeholders than pictures (a
@@ -212,7 +216,7 @@ def fill(
     raise errors.Rejected(
       errors.Reason.IMAGE_TOKENS,
       f'the prompt holds {token!r} {len(parts) - 1} times, for {len(texts)} '
-      'pictures',
+      f'{what}',
     )
   start, stop = rendered.question
   before = rendered.text.count(token, 0, start)

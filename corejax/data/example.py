@@ -174,6 +174,30 @@ class Example:
         )
       free = clip.media.stop
 
+  @property
+  def parts(self) -> tuple[int | Clip, ...]:
+    """What is shown, in prompt order: a picture's media index, or a clip."""
+    clips = {clip.first: clip for clip in self.clips}
+    framed = {m for clip in self.clips for m in clip.media}
+    return tuple(
+      clips.get(m, m)
+      for m in range(len(self.media))
+      if m in clips or m not in framed
+    )
+
+  def refuse_clips(self) -> None:
+    """For families that read pictures alone.
+
+    Raises:
+      Rejected: it shows a video.
+    """
+    if self.clips:
+      raise errors.Rejected(
+        errors.Reason.BAD_RECORD,
+        'it shows a video, which this model does not read; --list_models says '
+        'which do',
+      )
+
   def __repr__(self) -> str:
     answer = self.answers[0] if self.answers else None
     return (

@@ -29,7 +29,7 @@ from corejax.data import recorded
 
 FILE = 'prepared.json'
 INDEX = 'index.jsonl'
-FORMAT = 1
+FORMAT = 2  # 2: clips
 _REASONS = {reason.value: reason for reason in errors.Reason}
 
 
@@ -63,8 +63,14 @@ def to_row(example: example_lib.Example) -> dict[str, Any]:
     'span': list(example.span) if example.span else [-1.0, -1.0],
     'meta': json.dumps(dict(example.meta)),
   }
+  row['clip_first'] = [clip.first for clip in example.clips]
+  row['clip_frames'] = [len(clip.seconds) for clip in example.clips]
+  row['clip_seconds'] = [s for clip in example.clips for s in clip.seconds]
   # Numbers are stored in float32, and a box of one third is none there.
-  exact: dict[str, Any] = {'span': example.span}
+  exact: dict[str, Any] = {
+    'span': example.span,
+    'clips': [(clip.first, clip.seconds) for clip in example.clips],
+  }
   for name in ('evidence', 'distractors'):
     boxes = getattr(example, name)
     row[f'{name}_media'] = [box.media for box in boxes]
@@ -103,6 +109,10 @@ def from_row(row: Mapping[str, Any]) -> example_lib.Example:
     evidence=boxes('evidence'),
     distractors=boxes('distractors'),
     span=tuple(exact['span']) if exact['span'] else None,
+    clips=tuple(
+      example_lib.Clip(first, tuple(seconds))
+      for first, seconds in exact['clips']
+    ),
     meta=json.loads(text(row['meta'])),
   )
 

@@ -12,12 +12,14 @@ import re
 from typing import Any
 
 from corejax import errors
+from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import levels
 from corejax.data import prepared
 from corejax.data.scenes import haystack
 from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
+from corejax.data.scenes import video
 
 # One line each, as --list_data prints them.
 _CATALOGUE = {
@@ -32,6 +34,11 @@ _CATALOGUE = {
   'scenes_haystack': (
     'drawn documents of --pages pages (2 or more), evidence at --depth; task '
     'colour (and colour_twin); splits train, validation, test; no files needed'
+  ),
+  'scenes_video': (
+    'drawn videos of --frames frames (4 or more), in which some things are '
+    'shown only for a while; tasks colour, when (and colour_twin, when_twin); '
+    'splits train, validation, test; no files needed (--video_as)'
   ),
   'mmdocir': (
     'MMDocIR: questions on PDF documents, boxes of the layouts that answer; '
@@ -55,7 +62,7 @@ _CATALOGUE = {
   'vidstg': (
     'VidSTG: what does something in a video (task what), and when (when), its '
     'boxes; --data_dir holds test_annotations.json, boxes and videos of VidOR, '
-    'or frames; splits train, val, test (--frames, --missed)'
+    'or frames; splits train, val, test (--frames, --missed, --video_as)'
   ),
 }
 
@@ -220,6 +227,7 @@ def load(
   frames: int = 8,
   missed: str = 'move',
   depth: str = haystack.ANY,
+  video_as: str = delivery.PICTURES,
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -237,11 +245,12 @@ def load(
     split_by: refcocog only: whose division into splits, 'umd' or 'google'.
     box_answers: refcocog only: how a box is written (corejax.grounding).
     evidence: boxes or whole pages and frames (corejax.data.levels).
-    frames: vidstg only: frames of a video shown at once.
+    frames: vidstg and scenes_video: frames of a video shown at once.
     missed: vidstg only: 'move' a frame to the evidence where none shows it, or
       'reject' the record.
     depth: scenes_haystack only: where the page with the evidence lies, '0'
       (first) to '1' (last), or 'any'.
+    video_as: videos as a 'clip', which not all families read, or as 'pictures'.
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -261,6 +270,8 @@ def load(
       config = scenes.paged(pages)
     if name == 'scenes_haystack':
       config = haystack.of(config.pages if pages is None else pages, depth)
+    if name == 'scenes_video':
+      config = video.of(frames)
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )
@@ -280,6 +291,13 @@ def load(
       source = prepared.Prepared(data_dir, name, _deciding(name, wanted), tasks)
     else:
       source = _OPEN[name](data_dir, wanted)
+  if video_as not in (delivery.CLIP, delivery.PICTURES):
+    raise errors.UserError(
+      f'--video_as={video_as[:60]}: not one of {delivery.CLIP}, '
+      f'{delivery.PICTURES}'
+    )
+  if video_as == delivery.PICTURES and name in delivery.VIDEOS:
+    source = delivery.Pictures(source)
   if evidence not in levels.CHOICES:
     raise errors.UserError(
       f'--evidence={evidence[:60]}: not one of {", ".join(levels.CHOICES)}'
@@ -349,7 +367,7 @@ def settings(name: str, **options: Any) -> dict[str, Any]:
 
 def told(source: Any, index: int) -> tuple[str | None, str]:
   """(task, cluster) of a record, of a source of files or its first records."""
-  while isinstance(source, First):
+  while isinstance(source, First | delivery.Pictures):
     source = source.source
   return source.task(index), source.cluster(index)
 

@@ -3,9 +3,11 @@
 One builder, `core_evidence`, a config a data set and its settings. The schema
 is flat: nested sequences need TensorFlow to be written. Pictures are encoded
 bytes in a sequence of texts, so that they are decoded by whoever looks at them;
-boxes are x0, y0, x1, y1 in shares of the picture. `exact` has boxes and span
-once more as JSON: numbers are stored in float32, and an example must come back
-as it was.
+boxes are x0, y0, x1, y1 in shares of the picture. The frames of a video are
+pictures of which `clip_first` names the first, `clip_frames` how many they are,
+and `clip_seconds` when each is shown, one clip after the other. `exact` has
+boxes, span and clips once more as JSON: numbers are stored in float32, and an
+example must come back as it was.
 
     tfds.builder_from_directory(PATH).as_data_source('test')[0]['question']
 """
@@ -36,6 +38,13 @@ def _tfds():
     ) from e
 
 
+_CLIPS = {
+  'clip_first': np.int32,
+  'clip_frames': np.int32,
+  'clip_seconds': np.float32,
+}
+
+
 def _features(tfds) -> Any:
   def boxes(name):
     return {
@@ -50,6 +59,10 @@ def _features(tfds) -> Any:
       'answers': tfds.features.Sequence(tfds.features.Text()),
       'span': tfds.features.Tensor(shape=(2,), dtype=np.float32),
     }
+    | {
+      name: tfds.features.Tensor(shape=(None,), dtype=dtype)
+      for name, dtype in _CLIPS.items()
+    }
     | boxes('evidence')
     | boxes('distractors')
   )
@@ -62,6 +75,8 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     media, box = row[f'{name}_media'], row[f'{name}_box']
     arrays[f'{name}_media'] = np.array(media, np.int32).reshape(-1)
     arrays[f'{name}_box'] = np.array(box, np.float32).reshape(-1, 4)
+  for name, dtype in _CLIPS.items():
+    arrays[name] = np.array(row[name], dtype).reshape(-1)
   return {**row, **arrays}
 
 
@@ -91,7 +106,7 @@ def write(
     class CoreEvidence(tfds.core.GeneratorBasedBuilder):
       """Questions about pictures, with the boxes in which the answers lie."""
 
-      VERSION = tfds.core.Version('1.0.0')
+      VERSION = tfds.core.Version('2.0.0')
       name = 'core_evidence'
       pkg_dir_path = None
 

@@ -1,8 +1,9 @@
 """VidSTG: what does something in a video, and when?
 
 An example is one sentence about one thing of a video, and `frames` frames of
-the part that was annotated, in order, each a picture of its own (kind `frames`;
-meta['media_time'] has their seconds). Tasks:
+the part that was annotated, in order, as one clip (kind `video`; `--video_as`
+makes pictures of them). Its seconds, and those of the span, are those of the
+whole video: frame f is shown from f / fps on. Tasks:
 
     what   a question: "what walks in front of a man in white?"; the answer is
            the thing's category, right if it is among the words said
@@ -260,6 +261,7 @@ class VidSTG(recorded.Recorded[records_lib.Record]):
     inside = [n for n, frame in enumerate(shown, 1) if begin <= frame < end]
     evidence, others = self._regions(record, tracks, shown)
     first, last = inside[0], inside[-1]
+    seconds = tuple(frame / record.fps for frame in shown)
     if record.task == records_lib.WHAT:
       question, scorer = record.sentence, 'contains'
       answers = records_lib.answers(record.category)
@@ -279,14 +281,15 @@ class VidSTG(recorded.Recorded[records_lib.Record]):
       evidence=evidence,
       distractors=others,
       span=(begin / record.fps, end / record.fps),
-      kind='frames',
+      clips=(example_lib.Clip(0, seconds),),
+      kind='video',
       meta={
         'video': record.video,
         'category': record.category,
         'target': record.target,
         'segment': list(record.segment),
         'media_index': shown,
-        'media_time': [frame / record.fps for frame in shown],
+        'media_time': list(seconds),
         'evidence_frames': [first, last],
         'evidence_level': 'region',
         'moved': moved,

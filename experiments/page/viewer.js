@@ -9,7 +9,9 @@ function unpackLayout(packed) {
   const cells = media.map((_, i) => [0, 1, 2, 3].map(
     (w) => packed.low + packed.span * steps[4 * i + w] / 65535));
   const base = packed.base ? bytes(packed.base) : new Uint8Array(media.length);
-  return {media, cells, base};
+  const ones = new Uint8Array(media.length).fill(1);
+  const frames = packed.frames ? bytes(packed.frames) : ones;
+  return {media, cells, base, frames};
 }
 
 // Attention of one kept head over the visual tokens: see report_examples.py.
@@ -46,13 +48,14 @@ function viewer() {
   }
 
   function drawPicture(shown, index) {
-    const {media, cells, base} = shown.layoutOf;
+    const {media, cells, base, frames} = shown.layoutOf;
     const {src, width, height} = shown.media[index];
     const mine = [];
     const tiles = byId('tiles').value;
     const wanted = base.some(Boolean) ? Number(tiles) : 0;
     media.forEach((m, i) => {
-      if (m === index && base[i] === wanted) mine.push(i);
+      const seen = m <= index && index < m + frames[i];
+      if (seen && base[i] === wanted) mine.push(i);
     });
     const spans = mine.map((i) => cells[i]);
     const low = (w) => spans.reduce((a, c) => Math.min(a, c[w]), 0);

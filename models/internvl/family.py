@@ -16,4 +16,5 @@ FAMILY = families.make(
   weights=weights,
   backbones=config.BACKBONES,
   towers=('internvit (300M and 6B kinds)',),
+  video=True,
 )

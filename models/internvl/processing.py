@@ -12,6 +12,14 @@ HF's InternVLProcessor, pixels those of GotOcr2ImageProcessorPil; as that
 processor does, pictures are always cut, whatever `crop_to_patches` in the file
 says. `image_policy='single'` shows each picture as one tile, 'detail' takes the
 thumbnails out of the evidence.
+
+A video is its frames, one tile each, by their numbers:
+
+    Frame1: <img> <IMG_CONTEXT> x 256 </img>
+    Frame2: <img> <IMG_CONTEXT> x 256 </img>
+
+HF's InternVLVideoProcessor resizes them with torchvision, which differs from
+Pillow by some grey levels of a pixel; here they are Pillow's.
 """
 
 import dataclasses
@@ -25,11 +33,13 @@ from corejax.models import pixels
 from corejax.models import tiled
 from corejax.models import tiled_folder
 from corejax.models import tokenize
+from corejax.models import videos
 from corejax.models.internvl import config as config_lib
 from corejax.models.internvl import templates
 
 IMAGE_POLICIES = ('checkpoint', 'single', 'detail')
 _CLASS = 'GotOcr2ImageProcessor'
+_VIDEO_CLASS = 'InternVLVideoProcessor'
 _DEFAULTS = dict(
   resample=3,
   image_mean=(0.48145466, 0.4578275, 0.40821073),
@@ -45,7 +55,9 @@ _TOKENS = {
   'context_image_token': '<IMG_CONTEXT>',
   'start_image_token': '<img>',
   'end_image_token': '</img>',
+  'video_token': '<video>',
 }
+_FRAME = 'Frame{n}: '
 
 
 @functools.lru_cache(maxsize=8)
@@ -159,6 +171,15 @@ class Tiler:
       tiles = np.concatenate([tiles, thumbnail[None]])
     return tiles
 
+  def frame(self, size: tuple[int, int], last: bool) -> tiled.Plan:
+    """See videos.FrameTiler; every frame is one tile."""
+    del last
+    return dataclasses.replace(self, most=1).plan(size, 1)
+
+  def cut_frame(self, image_HWC: np.ndarray) -> np.ndarray:
+    """See videos.FrameTiler."""
+    return self._run(image_HWC, 1, 1)[None]
+
   def _run(self, image_HWC: np.ndarray, rows: int, columns: int) -> np.ndarray:
     size = ('exact', rows * self.side, columns * self.side)
     return pixels.run(dataclasses.replace(self.pixels, size=size), image_HWC)
@@ -206,18 +227,28 @@ def load(
       f'{config.n_features} features a tile: correct it to fit config.json'
     )
   tokenizer = tokenize.load(folder)
-  token, before, after = (
+  token, before, after, video_token = (
     getattr(tokenizer, name, None) or default
     for name, default in _TOKENS.items()
   )
+  tiler = Tiler(
+    pixels=spec,
+    side=side,
+    tokens=config.side,
+    least=least,
+    most=1 if image_policy == 'single' else most,
+  )
+  frames = tiled_folder.video_spec(folder, spec, side, _VIDEO_CLASS, _DEFAULTS)
   return tiled_folder.make(
     folder,
-    tiler=Tiler(
-      pixels=spec,
-      side=side,
-      tokens=config.side,
-      least=least,
-      most=1 if image_policy == 'single' else most,
+    tiler=tiler,
+    video=videos.Video(
+      tiler=dataclasses.replace(tiler, pixels=frames),
+      token=video_token,
+      fill=token,
+      fill_id=config.image_token_id,
+      frame=f'{_FRAME}{before}{{tokens}}{after}',
+      between='\n',
     ),
     text=config.text,
     token=token,

@@ -18,9 +18,11 @@ class LlavaOnevisionConfig(next_config.LlavaNextConfig):
 
   Attributes:
     most: tiles' worth of tokens to which details are scaled down.
+    video_token_id: token that stands for one feature of a video.
   """
 
   most: int = 9
+  video_token_id: int = 151647
 
   @classmethod
   def from_hf(cls, hf: Any) -> Self:
@@ -30,13 +32,14 @@ class LlavaOnevisionConfig(next_config.LlavaNextConfig):
       UserError: a setting that is not supported.
     """
     return dataclasses.replace(
-      super().from_hf(hf), most=read_aspect(hf.vision_aspect_ratio)
+      super().from_hf(hf),
+      most=read_aspect(hf.vision_aspect_ratio),
+      video_token_id=hf.video_token_id,
     )
 
 
 HANDLED_KEYS = next_config.HANDLED_KEYS | {
   'vision_aspect_ratio',
-  # Videos are not read.
   'video_token_id',
   'video_token_index',
 }

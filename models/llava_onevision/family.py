@@ -19,4 +19,5 @@ FAMILY = families.make(
   weights=weights,
   backbones=('qwen2',),
   towers=('siglip',),
+  video=True,
 )

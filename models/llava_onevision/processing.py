@@ -5,20 +5,28 @@ with the mean colour and shown as one tile, followed by one newline. Where each
 token looks is drawn in models/anyres.py. Token ids are those of HF's
 LlavaOnevisionProcessor (several pictures handed over as one nested list),
 pixels those of LlavaOnevisionImageProcessorPil.
+
+Of a video each frame is squashed into one tile and has 14 x 14 tokens, each a
+blend of up to four of 27 x 27; one newline follows its last frame. HF's
+LlavaOnevisionVideoProcessor resizes frames with torchvision, which differs from
+Pillow by some grey levels of a pixel; here they are Pillow's.
 """
 
+import dataclasses
 import pathlib
 
 from corejax import errors
 from corejax.models import tiled
 from corejax.models import tiled_folder
 from corejax.models import tokenize
+from corejax.models import videos
 from corejax.models.llava_next import processing as next_processing
 from corejax.models.llava_onevision import config as config_lib
 from corejax.models.llava_onevision import templates
 
 IMAGE_POLICIES = ('checkpoint', 'detail')
 _CLASS = 'LlavaOnevisionImageProcessor'
+_VIDEO_CLASS = 'LlavaOnevisionVideoProcessor'
 _DEFAULTS = dict(
   resample=3,
   image_mean=(0.48145466, 0.4578275, 0.40821073),
@@ -75,9 +83,26 @@ def load(
         'correct it'
       )
   tokenizer = tokenize.load(folder)
+  video_token = tiled_folder.image_token(tokenizer, said, path, 'video')
+  fill_id = tokenize.single_id(tokenizer, video_token, str(folder))
+  if fill_id != config.video_token_id:
+    raise errors.UserError(
+      f'{folder}: {video_token!r} is token {fill_id}, config.json says '
+      f'video_token_index={config.video_token_id}; tokenizer and model belong '
+      'to different checkpoints'
+    )
+  frames = tiled_folder.video_spec(
+    folder, tiler.pixels, tiler.side, _VIDEO_CLASS, _DEFAULTS
+  )
   return tiled_folder.make(
     folder,
     tiler=tiler,
+    video=videos.Video(
+      tiler=dataclasses.replace(tiler, pixels=frames),
+      token=video_token,
+      fill=video_token,
+      fill_id=fill_id,
+    ),
     text=config.text,
     token=tiled_folder.image_token(tokenizer, said, path),
     token_id=config.image_token_id,

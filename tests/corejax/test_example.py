@@ -43,3 +43,12 @@ def test_clips_stand_apart_and_in_order():
   ]:
     with pytest.raises(errors.Rejected, match='in no earlier clip'):
       make(4, *clips)
+
+
+def test_parts_are_pictures_and_clips_in_prompt_order():
+  first, second = Clip(1, (0.0, 1.0)), Clip(4, (0.0,))
+  assert make(6, first, second).parts == (0, first, 3, second, 5)
+  assert make(2).parts == (0, 1)
+  make(2).refuse_clips()
+  with pytest.raises(errors.Rejected, match='shows a video'):
+    make(2, Clip(0, (0.0, 1.0))).refuse_clips()

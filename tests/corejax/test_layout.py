@@ -169,3 +169,24 @@ def test_a_blend_covers_what_its_cells_do():
   np.testing.assert_allclose(layout.cover(left), [0.25, 0])
   np.testing.assert_allclose(layout.cover(middle), [0.5, 0.5])
   assert layout.tokens([left]).tolist() == [True, False]
+
+
+def test_a_token_may_show_several_frames():
+  # Media 0 is a picture, 1 to 3 are a video: 1 and 2 share tokens.
+  cell = np.array([[0.0, 0, 10, 10], [10, 0, 20, 10]])
+  made = layout_lib.VisualLayout(
+    media_I=np.array([0, 0, 1, 1, 3, 3], np.int32),
+    cell_IW=np.tile(cell, (3, 1)),
+    size_M2=np.array([[20, 10]] * 4, np.int32),
+    base_I=np.zeros(6, bool),
+    frames_I=np.array([1, 1, 2, 2, 1, 1], np.int32),
+  )
+  shown = [made.shows(m).nonzero()[0].tolist() for m in range(4)]
+  assert shown == [[0, 1], [2, 3], [2, 3], [4, 5]]
+  left = [example_lib.Box(m, 0, 0, 0.4, 1) for m in range(4)]
+  right = example_lib.Box(2, 0.6, 0, 1, 1)
+  found = [made.tokens([box]).nonzero()[0].tolist() for box in left]
+  assert found == [[0], [2], [2], [4]]
+  # The larger cover counts: neither frame's box takes from the other's.
+  assert made.tokens([left[1], right]).nonzero()[0].tolist() == [2, 3]
+  np.testing.assert_allclose(made.cover(right), [0, 0, 0, 0.8, 0, 0])

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from corejax import errors
 from corejax import prompt
 
 _VICUNA = prompt.PromptTemplate('t', 'USER: {media}{question} ASSISTANT:')
@@ -26,6 +27,16 @@ def test_pages_are_numbered_from_one():
     't', '{media}Q {question}', media='{n}. {image};'
   )
   assert template.render(3, '?', 'X').text == '1. X;2. X;3. X;Q ?'
+
+
+def test_pictures_and_videos_are_counted_apart():
+  template = prompt.PromptTemplate(
+    't', '{media}{question}', media='P{n} {image};', video='V{n} {video};'
+  )
+  got = template.render(4, '?', 'X', videos=(1, 3), video_token='Y')
+  assert got.text == 'P1 X;V1 Y;P2 X;V2 Y;?'
+  with pytest.raises(errors.Rejected, match='no place for a video'):
+    _VICUNA.render(1, '?', 'X', videos=(0,), video_token='Y')
 
 
 @pytest.mark.parametrize(
@@ -62,6 +73,8 @@ def test_marks_in_the_wrong_field_are_only_text():
     (dict(media='\n'), '{image}'),
     (dict(media='{image}{image}'), '{image}'),
     (dict(answer='yes'), '{answer}'),
+    (dict(video='a film'), '{video}'),
+    (dict(video='{video} {video}'), '{video}'),
   ],
 )
 def test_templates_are_checked_when_made(fields, missing):
@@ -75,12 +88,13 @@ def test_the_hash_covers_every_field():
     body='{media}{question}',
     media='{image}',
     answer='{answer}',
+    video='{video}',
   )
   assert set(changes) == {f.name for f in dataclasses.fields(_VICUNA)}
   hashes = {_VICUNA.hash}
   for field, value in changes.items():
     hashes.add(dataclasses.replace(_VICUNA, **{field: value}).hash)
-  assert len(hashes) == 5
+  assert len(hashes) == 6
   assert all(re.fullmatch('[0-9a-f]{12}', h) for h in hashes)
   # The record of a run must still mean the same template next year.
   assert prompt.PromptTemplate('a', '{media}{question}').hash == 'edfd7d57c4fc'

@@ -67,10 +67,11 @@ def _answer(example):
   ]
   *_, verb, last = [w for w in example.question.split() if w != 'the']
   kind = example.question.split()[1]
+  parts = {'page': len(pages), 'quarter': 4}
   if last == 'background':
     return {_ground(page) for page in pages}, []
   if example.question.split()[2] == 'follows':
-    if kind == 'page':
+    if kind in parts:
       return {str(int(last) + 1)}, []
     return {vocab.GLYPHS[(vocab.GLYPHS.index(last) + 1) % 16]}, []
   found = [mark for mark in marks if last in mark[3:]]
@@ -78,6 +79,7 @@ def _answer(example):
     'colour': lambda mark: mark[4],
     'shape': lambda mark: mark[3],
     'page': lambda mark: str(mark[0] + 1),
+    'quarter': lambda mark: str(int((mark[0] + 0.5) * 4 / len(pages)) + 1),
   }[kind]
   return {say(mark) for mark in found}, [mark[:3] for mark in found]
 
@@ -92,8 +94,13 @@ def test_answers_and_evidence_are_what_the_pixels_say(name):
     boxes = [
       (b.media, round(b.y0 * 4), round(b.x0 * 4)) for b in example.evidence
     ]
-    assert boxes == cells, example.id  # one cell for a look-up, none for twins
-    assert len(cells) == (not example.task.endswith('_twin'))
+    # One cell for a look-up (in a video one a frame), none for twins.
+    assert boxes == cells, example.id
+    if example.task.endswith('_twin') or not example.clips:
+      assert len(cells) == (not example.task.endswith('_twin'))
+    else:
+      frames = [frame for frame, *_ in cells]
+      assert frames == list(range(frames[0], frames[0] + len(frames)))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -102,7 +109,8 @@ def test_a_mark_changes_pixels_inside_its_box_and_nowhere_else(name):
   key = (data.config, data.seed, data.split)
   for index in range(0, 4 * data.per_scene, 3):
     example = data[index]
-    (box,) = example.evidence
+    box = example.evidence[-1]
+    assert len(example.evidence) == 1 or example.clips
     whole = scene.make(*key, example.meta['scene'])
     rest = [
       mark
@@ -137,7 +145,11 @@ def test_distractors_are_all_other_marks(name):
       (b.media, round(b.y0 * 4), round(b.x0 * 4)) for b in example.distractors
     ]
     assert len(boxes) >= 7
-    others = [mark[:3] for mark in marks if mark[:3] != _place(target)]
+    own = [
+      (b.media, round(b.y0 * 4), round(b.x0 * 4)) for b in example.evidence
+    ]
+    assert own[0] == _place(target)
+    others = [mark[:3] for mark in marks if mark[:3] not in own]
     assert sorted(boxes) == sorted(others)
     same = [
       box in [m[:3] for m in marks if m[3] == target['colour']] for box in boxes
@@ -232,6 +244,7 @@ def test_twins_point_at_each_other(name):
     'colour': vocab.COLOURS,
     'shape': vocab.GLYPHS,
     'page': vocab.PAGES,
+    'when': vocab.PAGES[:4],
   }
   for task, said in answers.items():
     assert said <= set(vocabularies[task])
@@ -285,6 +298,8 @@ def test_words_are_the_closed_list():
       said = f'{rendered.text}{rendered.answer}'.lower().split()
       # Pages from 9 up have numbers for which the list has no word.
       beyond = {str(n) for n in range(9, data.config.pages + 1)}
+      if example.task.startswith('when'):
+        beyond.add('quarter')
       assert set(said) <= set(words) | beyond
       assert len(example.answers[0].split()) == 1
 
@@ -367,7 +382,7 @@ def test_impossible_scenes_are_refused(bad, said):
 @pytest.mark.parametrize(
   ('bad', 'said'),
   [
-    (dict(name='scenes_video'), 'there are scenes_referring, scenes_pages'),
+    (dict(name='scenes_audio'), 'there are scenes_referring, scenes_pages'),
     (dict(split='dev'), '--split=dev: .*train, validation, test'),
     (dict(seed=-1), '--seed=-1'),
     (dict(tasks=['page']), "no task 'page'; there are colour, shape"),

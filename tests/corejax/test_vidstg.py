@@ -116,7 +116,7 @@ def test_counts_add_up(folder, source):
 def test_a_question_and_a_caption(source):
   when, what = source[0], source[1]
   assert what.question == 'what moves?' and what.answers == ('dog',)
-  assert (what.task, what.scorer, what.kind) == ('what', 'contains', 'frames')
+  assert (what.task, what.scorer, what.kind) == ('what', 'contains', 'video')
   assert what.meta['media_index'] == [2, 7, 12, 17, 22, 27, 32, 37]
   assert what.meta['media_time'][:2] == [0.2, 0.7]
   assert what.span == (1.0, 2.0)

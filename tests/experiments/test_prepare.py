@@ -78,7 +78,7 @@ def test_every_record_is_what_it_was(raw, ready, settings):
   expected = _outcomes(one)
   assert _outcomes(other) == expected
   assert (other.name, other.split) == (one.name, one.split)
-  assert sources.remarks(other) == _load(raw).remarks
+  assert sources.remarks(other) == sources.remarks(_load(raw))
   if 'tasks' not in settings:
     assert other.fingerprint == one.fingerprint
   if settings in ({}, {'limit': 5}):
@@ -191,7 +191,7 @@ def test_a_damaged_folder_is_refused(ready, tmp_path, damage):
   elif damage == 'index':
     index.write_text('{"cluster": 1}\n')
   elif damage == 'format':
-    head.write_text(head.read_text().replace('"format": 1', '"format": 9'))
+    head.write_text(head.read_text().replace('"format": 2', '"format": 9'))
   elif damage == 'rows':
     shutil.rmtree(folder / 'core_evidence')
   else:
@@ -213,7 +213,8 @@ def test_an_example_comes_back_bit_for_bit():
     scorer='docqa',
     evidence=(example_lib.Box(1, 0.1, 1 / 3, 0.7, 1.0),),
     span=(1.25, 1 / 3 + 2),
-    kind='frames',
+    clips=(example_lib.Clip(1, (0.1, 1 / 3)),),
+    kind='video',
     meta={'n': [1, 2.5, None], 'ü': 'x'},
   )
   assert prepared.from_row(prepared.to_row(example)) == example

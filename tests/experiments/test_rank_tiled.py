@@ -25,7 +25,7 @@ torch = torch_only.torch
 
 # OneVision cuts a picture that is alone in its prompt.
 _DATA = {
-  'internvl_flax': dict(data='scenes_pages', pages=2),
+  'internvl_flax': dict(data='scenes_video', frames=4),  # as a clip
   'llava_next_flax': dict(data='scenes_pages', pages=2),
   'llava_onevision_flax': dict(data='scenes_referring'),
 }
@@ -87,11 +87,15 @@ def test_ranked_masses_are_those_of_transformers(get, key, tmp_path):
     assert (shown.out / f'media-{n_media - 1}.png').stat().st_size
   record = json.loads((case.result.out / 'run.json').read_text())
   assert record['model'] == key
+  is_clip = key == 'internvl_flax'
+  assert record['video_as'] == ('clip' if is_clip else None)
+  assert bool(shown.example.clips) == is_clip
   lines = [
     line for line in listing.models().splitlines() if line.startswith(key)
   ]
   assert len(lines) == 1
-  assert 'trained: none; image yes, video no' in lines[0]
+  video = 'no' if key == 'llava_next_flax' else 'yes'
+  assert f'trained: none; image yes, video {video}' in lines[0]
 
 
 def test_heads_are_cut(get, tmp_path):

@@ -6,6 +6,7 @@ transformers refuses a batch whose image tokens are not as many as its features.
 """
 
 from collections.abc import Sequence
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from helpers import torch_only
 torch = torch_only.torch
 
 IMAGE_TOKEN = hf_llava.IMAGE_TOKEN
+VIDEO_TOKEN = 2  # OneVision's; texts have none below 3
 # (height, width) of one to nine tiles of 13.
 PINPOINTS = [
   [13, 26],
@@ -34,6 +36,16 @@ _CLASSES = {
   'llava_next': transformers.LlavaNextForConditionalGeneration,
   'llava_onevision': transformers.LlavaOnevisionForConditionalGeneration,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+  """A video of so many frames of (width, height)."""
+
+  frames: int
+  size: tuple[int, int]
+
+
 _KEPT = ('position_embedding', 'cls_token', 'image_newline')
 
 
@@ -101,6 +113,11 @@ def anyres_config(
     vision_config=hf_llava.tower_config(tower, tower_kw),
     **{
       'image_token_index': IMAGE_TOKEN,
+      **(
+        {'video_token_index': VIDEO_TOKEN}
+        if model_type == 'llava_onevision'
+        else {}
+      ),
       'image_grid_pinpoints': PINPOINTS,
       'vision_feature_layer': -2 if tower == 'clip' else -1,
       'vision_feature_select_strategy': (
@@ -133,19 +150,29 @@ save = hf_llava.save
 
 
 def _rows(part, tiler, n_media) -> tuple[np.ndarray, np.ndarray, int]:
-  """(feature [F, K], weights [F, K], tiles) of a picture's tokens."""
-  plan = tiler.plan(part, n_media)
-  feature = plan.feature_F.reshape(len(plan.feature_F), -1)
-  weights = plan.blend_FK
-  if weights is None:
-    weights = np.ones(feature.shape, np.float32)
-  return feature, weights, plan.n_tiles
+  """(feature [F, K], weights [F, K], tiles) of a picture or a video."""
+  if isinstance(part, Clip):
+    plans = [
+      tiler.frame(part.size, n == part.frames - 1) for n in range(part.frames)
+    ]
+  else:
+    plans = [tiler.plan(part, n_media)]
+  features, blends, n_tiles = [], [], 0
+  for plan in plans:
+    feature = plan.feature_F.reshape(len(plan.feature_F), -1)
+    features.append(n_tiles * tiler.n_features + feature)
+    weights = plan.blend_FK
+    if weights is None:
+      weights = np.ones(feature.shape, np.float32)
+    blends.append(weights)
+    n_tiles += plan.n_tiles
+  return np.concatenate(features), np.concatenate(blends), n_tiles
 
 
 def batch(
   hf_config,
   tiler: tiled.Tiler,
-  sequences: Sequence[Sequence[int | tuple[int, int]]],
+  sequences: Sequence[Sequence[int | tuple[int, int] | Clip]],
   *,
   side: str = 'right',
   seed: int = 0,
@@ -155,15 +182,20 @@ def batch(
   Args:
     hf_config: of the model.
     tiler: the family's, for the model's sizes.
-    sequences: each a list of lengths of text runs and of (width, height)s.
+    sequences: each a list of lengths of text runs, of (width, height)s and of
+      Clips, which have equally many frames all.
     side: of the padding.
     seed: of tokens and pixels.
   """
   rng = np.random.default_rng(seed)
   rows, features, blends, n_tiles, sizes, counts = [], [], [], 0, [], []
+  video_M, n_frames = [], 0  # of every tile: is it a frame?
   k = tiler.n_blend
+  video_token = IMAGE_TOKEN
+  if hf_config.model_type == 'llava_onevision':
+    video_token = VIDEO_TOKEN
   for sequence in sequences:
-    pictures = [part for part in sequence if not isinstance(part, int)]
+    pictures = [part for part in sequence if isinstance(part, tuple)]
     counts += [len(pictures)] if pictures else []
     tokens = []
     feature, blend = [np.zeros((0, k), int)], [np.zeros((0, k), np.float32)]
@@ -174,11 +206,16 @@ def batch(
         blend.append(np.zeros((part, k), np.float32))
       else:
         own, weights, more = _rows(part, tiler, len(pictures))
-        tokens += [IMAGE_TOKEN] * len(own)
+        filmed = isinstance(part, Clip)
+        tokens += [video_token if filmed else IMAGE_TOKEN] * len(own)
         feature.append(n_tiles * tiler.n_features + own)
         blend.append(weights)
         n_tiles += more
-        sizes.append(part)
+        video_M += [filmed] * more
+        if filmed:
+          n_frames = part.frames
+        else:
+          sizes.append(part)
     rows.append(tokens)
     features.append(np.concatenate(feature))
     blends.append(np.concatenate(blend))
@@ -207,10 +244,16 @@ def batch(
     )
     vision = {'pixel_values': jnp.asarray(pixels)}
     torch_kw = {'pixel_values': torch.tensor(pixels)}
-    if hf_config.model_type != 'internvl':
+    if video_token != IMAGE_TOKEN and any(video_M):
+      is_frame_M = np.array(video_M)
+      films = pixels[is_frame_M].reshape(-1, n_frames, *pixels.shape[1:])
+      torch_kw = {'pixel_values_videos': torch.tensor(films)}
+      if not is_frame_M.all():
+        torch_kw['pixel_values'] = torch.tensor(pixels[~is_frame_M])
+    if sizes and hf_config.model_type != 'internvl':
       heights = [(height, width) for width, height in sizes]
       torch_kw['image_sizes'] = torch.tensor(heights)
-    if hf_config.model_type == 'llava_onevision':
+    if sizes and hf_config.model_type == 'llava_onevision':
       torch_kw['batch_num_images'] = torch.tensor(counts)
   torch_kw |= {
     'input_ids': torch.tensor(tokens_BT, dtype=torch.long),
@@ -265,7 +308,7 @@ def reference(model: torch.nn.Module, torch_kw: dict) -> dict[str, np.ndarray]:
   seen['attention'] = torch.stack(out.attentions).float().numpy()
   hidden = torch.stack((*out.hidden_states[:-1], caught['last']))
   seen['hidden'] = hidden.float().numpy()
-  if 'projected' in caught:
+  if 'projected' in caught and 'pixel_values_videos' not in torch_kw:
     seen['projected'] = caught['projected'].float().numpy()
     tower = inner.vision_tower(
       torch_kw['pixel_values'], output_hidden_states=True

@@ -235,15 +235,31 @@ def pixel_settings(folder: pathlib.Path) -> dict[str, Any]:
   return json.loads(path.read_text())['image_processor']
 
 
+class Frames:
+  """In place of a video processor, which needs torchvision.
+
+  Attributes:
+    pixels: [videos, frames, C, Y, X], what it makes of whatever it gets.
+  """
+
+  def __init__(self):
+    self.pixels = None
+
+  def __call__(self, videos, **kwargs):
+    del kwargs
+    assert [len(video) for video in videos] == [len(p) for p in self.pixels]
+    return {'pixel_values_videos': self.pixels}
+
+
 class _InternVLProcessor(processing_internvl.InternVLProcessor):
-  """Without a video processor, which needs torchvision."""
+  """With any video processor."""
 
   def check_argument_for_proper_class(self, argument_name, argument):
     return None
 
 
 class _OnevisionProcessor(processing_llava_onevision.LlavaOnevisionProcessor):
-  """Without a video processor, which needs torchvision."""
+  """With any video processor."""
 
   def check_argument_for_proper_class(self, argument_name, argument):
     return None
@@ -266,7 +282,7 @@ def hf_anyres(folder: pathlib.Path):
   images = image_processing_pil_llava_onevision.LlavaOnevisionImageProcessorPil(
     **settings
   )
-  return _OnevisionProcessor(images, tokenizer, None, **said)
+  return _OnevisionProcessor(images, tokenizer, Frames(), **said)
 
 
 def hf_internvl(folder: pathlib.Path) -> processing_internvl.InternVLProcessor:
@@ -280,6 +296,6 @@ def hf_internvl(folder: pathlib.Path) -> processing_internvl.InternVLProcessor:
       **{key: value for key, value in settings.items() if value is not None}
     ),
     transformers.AutoTokenizer.from_pretrained(folder),
-    None,
+    Frames(),
     image_seq_length=said['image_seq_length'],
   )

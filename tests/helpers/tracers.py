@@ -19,6 +19,7 @@ def example(
   question: str = 'What colour is the star',
   answer: str | None = 'red',
   kind: str = 'image',
+  clips: tuple[example_lib.Clip, ...] = (),
 ) -> example_lib.Example:
   """An example without evidence."""
   return example_lib.Example(
@@ -31,6 +32,7 @@ def example(
     answers=(answer,) if answer is not None else (),
     cluster='c',
     kind=kind,
+    clips=clips,
   )
 
 

@@ -221,7 +221,7 @@ def test_examples_that_are_rejected(made):
   _, _, processor = made
   for example, reason in (
     (tracers.example(_PICTURES[:1], question='a <image>'), 'IMAGE_TOKENS'),
-    (tracers.example(_PICTURES[:1], kind='video'), 'BAD_RECORD'),
+    (tracers.example(_PICTURES[:1], kind='film'), 'BAD_RECORD'),
     (tracers.example((b'no picture',)), 'BAD_MEDIA'),
   ):
     with pytest.raises(errors.Rejected, match='test/x/1') as caught:

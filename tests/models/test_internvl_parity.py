@@ -93,6 +93,17 @@ CASES = {
     [[2, _WIDE, 6], [9]],
     'right',
   ),
+  'video': (
+    'qwen2',
+    dict(
+      text_kw=dict(num_attention_heads=4, num_key_value_heads=2, hidden_size=40)
+    ),
+    [
+      [4, hf_tiled.Clip(3, _WIDE), 1, _TALL, 2, hf_tiled.Clip(2, _SMALL), 5],
+      [2, hf_tiled.Clip(1, _LARGE), 7],
+    ],
+    'left',
+  ),
   'final_norm': (
     'llama',
     dict(
@@ -240,5 +251,5 @@ def test_cases_cover_what_they_claim():
     )
     heads.add((config.text.n_heads, config.text.n_kv_heads))
     norms.add((config.vision.norm, config.vision.qk_norm, config.final))
-  assert heads == {(7, 1), (6, 3), (6, 2), (5, 1), (3, 3)}
+  assert heads == {(7, 1), (6, 3), (6, 2), (5, 1), (4, 2), (3, 3)}
   assert {('layer_norm', False, True), ('rms_norm', True, True)} <= norms

@@ -192,7 +192,7 @@ def test_examples_that_are_rejected(made):
   for example, reason in (
     (tracers.example(one, question='a <IMG_CONTEXT>'), 'IMAGE_TOKENS'),
     (tracers.example(one, answer='<IMG_CONTEXT> red'), 'IMAGE_TOKENS'),
-    (tracers.example(one, kind='video'), 'BAD_RECORD'),
+    (tracers.example(one, kind='film'), 'BAD_RECORD'),
     (tracers.example((b'no picture',)), 'BAD_MEDIA'),
     (tracers.example((_PICTURES[0][:90],)), 'BAD_MEDIA'),
   ):

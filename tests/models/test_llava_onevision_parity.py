@@ -50,6 +50,17 @@ CASES = {
     [[4, _WIDE, 3, _TALL, 5], [2, _SQUARE, 7], [9]],
     'right',
   ),
+  'video': (
+    dict(
+      text_kw=dict(num_attention_heads=4, num_key_value_heads=2, hidden_size=40)
+    ),
+    9,
+    [
+      [4, hf_tiled.Clip(3, _WIDE), 3, _TALL, 1, hf_tiled.Clip(3, _SQUARE), 5],
+      [2, hf_tiled.Clip(3, _LARGE), 7],
+    ],
+    'left',
+  ),
 }
 
 
@@ -150,3 +161,7 @@ def test_cases_cover_what_they_claim():
     plan = tiler(most).plan(size, n_media)
     assert (plan.n_tiles, len(plan.feature_F)) == expected
     np.testing.assert_allclose(plan.blend_FK.sum(1), 1, rtol=1e-6)
+  # A frame's 3 x 3 tokens become 2 x 2, and none takes one as it is.
+  frame = tiler(9).frame(_WIDE, last=True)
+  assert (frame.n_tiles, len(frame.feature_F), len(frame.visual_I)) == (1, 5, 4)
+  assert frame.blend_FK[:4].max() < 1

@@ -9,6 +9,7 @@ a glyph in a colour. Everything follows from (config, seed, split, index).
     scene      what lies where
     questions  what is asked, each with a twin that needs no look-up
     haystack   many pages, with what is asked about at a known depth
-    source     `scenes_referring`, `scenes_pages` and `scenes_haystack` as an
-               example.Source
+    video      frames of a video, with what is asked about in some of them
+    source     `scenes_referring`, `scenes_pages`, `scenes_haystack` and
+               `scenes_video` as an example.Source
 """

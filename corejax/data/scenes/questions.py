@@ -4,6 +4,8 @@
     colour  What colour is the star  red     What colour is the background pink
     shape   What shape is red        star    What shape follows the star   heart
     page    Which page has the star  2       Which page follows page 1     2
+    when    Which quarter has the    2       Which quarter follows         2
+            star                             quarter 1
 
 A look-up needs the evidence cell; its twin has nearly the same words and the
 same answers, but needs the whole picture (`background`) or none (`follows`: the
@@ -17,6 +19,7 @@ import functools
 import numpy as np
 
 from corejax.data.scenes import scene as scene_lib
+from corejax.data.scenes import video
 from corejax.data.scenes import vocab
 
 
@@ -25,7 +28,7 @@ class Question:
   """A look-up and its twin.
 
   Attributes:
-    task: 'colour', 'shape' or 'page'.
+    task: 'colour', 'shape', 'page' or 'when'.
     target: index of the mark that is the evidence.
     text, answer: the look-up.
     twin_text, twin_answer: the twin.
@@ -75,14 +78,18 @@ def _question(task, scene, target, n_pages, rng) -> Question:
     twin_argument = vocab.GLYPHS[rng.integers(len(vocab.GLYPHS))]
     twin_answer = vocab.next_glyph(twin_argument)
   else:
-    argument, answer = mark.glyph, vocab.PAGES[mark.page]
-    before = int(rng.integers(n_pages - 1))
+    place, n_places = mark.page, n_pages
+    if task == 'when':
+      place, n_places = video.quarter(mark.page, n_pages), video.QUARTERS
+    argument, answer = mark.glyph, vocab.PAGES[place]
+    before = int(rng.integers(n_places - 1))
     twin_argument, twin_answer = vocab.PAGES[before], vocab.PAGES[before + 1]
+  wording = vocab.QUESTIONS | vocab.VIDEO_QUESTIONS
   return Question(
     task,
     target,
-    vocab.QUESTIONS[task].format(argument),
+    wording[task].format(argument),
     answer,
-    vocab.QUESTIONS[task + vocab.TWIN].format(twin_argument),
+    wording[task + vocab.TWIN].format(twin_argument),
     twin_answer,
   )

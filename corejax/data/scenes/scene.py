@@ -1,5 +1,6 @@
 """What lies where: a function of (config, seed, split, index) alone."""
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import hashlib
@@ -69,6 +70,21 @@ class SceneConfig:
     """The tasks that need a look-up."""
     return ('colour', 'shape') if self.pages == 1 else ('colour', 'page')
 
+  @property
+  def kind(self) -> str:
+    """Of an example, as data.example.Example has it."""
+    return 'image' if self.pages == 1 else 'pages'
+
+  @property
+  def seconds(self) -> tuple[float, ...] | None:
+    """When each picture is shown, if they are a video's frames."""
+    return None
+
+  def span(self, marks: Sequence[picture.Mark]) -> tuple[float, float] | None:
+    """Seconds [start, end) in which the marks of one thing are shown."""
+    del marks
+    return None
+
   def draw(self, rng: np.random.Generator) -> 'Scene':
     """A scene of any split."""
     return _draw(self, rng)
@@ -96,6 +112,10 @@ class Scene:
     if task == 'shape':
       return self.unique_colours()
     return tuple(range(len(self.marks)))
+
+  def same(self, target: int) -> tuple[int, ...]:
+    """Indices of all marks of a mark's thing; one, but in videos."""
+    return (target,)
 
   def split(self) -> str:
     """The split to which this content belongs."""

@@ -13,6 +13,7 @@ from corejax.data.scenes import haystack
 from corejax.data.scenes import picture
 from corejax.data.scenes import questions
 from corejax.data.scenes import scene as scene_lib
+from corejax.data.scenes import video
 from corejax.data.scenes import vocab
 
 
@@ -34,6 +35,7 @@ CONFIGS: dict[str, scene_lib.SceneConfig] = {
   'scenes_referring': scene_lib.SceneConfig(),
   'scenes_pages': paged(3),
   'scenes_haystack': haystack.HaystackConfig(),
+  'scenes_video': video.VideoConfig(),
 }
 N_SCENES = 500
 
@@ -122,6 +124,8 @@ class Scenes:
       (self.name, self.split, self.seed, self.n_scenes, self._asked),
       (vocab.words(), vocab.QUESTIONS, picture.INK_RGB, picture.GROUND_RGB),
     ]
+    if self.config.seconds:
+      record.append(vocab.VIDEO_QUESTIONS)
     digest = hashlib.sha256(json.dumps(record).encode())
     digest.update(glyphs.all_masks(self.config.cell).tobytes())
     return digest.hexdigest()[:12]
@@ -154,7 +158,7 @@ class Scenes:
 
     Args:
       scene: number of the scene.
-      task: 'colour', 'shape' or 'page'.
+      task: 'colour', 'shape', 'page' or 'when'.
       number: question of that task, from 0.
       twin: the twin instead.
     """
@@ -164,16 +168,26 @@ class Scenes:
     cluster = self._cluster(scene)
     ids = [f'{cluster}-{t}-{number}' for t in (task, task + vocab.TWIN)]
     target = content.marks[asked.target]
-    evidence, distractors = (), ()
+    evidence, distractors, span = (), (), None
     meta: dict[str, Any] = {'scene': scene, 'seed': self.seed}
+    seconds = self.config.seconds
     if twin:
       meta['twin_of'] = ids[0]
     else:
-      others = [mark for mark in content.marks if mark is not target]
-      # Marks of the target's own colour first: the hardest to tell apart.
-      others.sort(key=lambda mark: mark.colour != target.colour)
-      evidence = (self._box(target),)
-      distractors = tuple(self._box(mark) for mark in others)
+      same = content.same(asked.target)
+      own = [content.marks[i] for i in same]
+      others = [i for i in range(len(content.marks)) if i not in same]
+      # Marks of the target's own colour first, the hardest to tell apart; of
+      # several of one thing its first before another thing's second.
+      others.sort(
+        key=lambda i: (
+          content.marks[i].colour != target.colour,
+          content.same(i).index(i),
+        )
+      )
+      evidence = tuple(self._box(mark) for mark in own)
+      span = self.config.span(own)
+      distractors = tuple(self._box(content.marks[i]) for i in others)
       meta['twin'] = ids[1]
       meta['target'] = dataclasses.asdict(target)
     return example_lib.Example(
@@ -187,7 +201,9 @@ class Scenes:
       cluster=cluster,
       evidence=evidence,
       distractors=distractors,
-      kind='image' if self.config.pages == 1 else 'pages',
+      span=span,
+      clips=(example_lib.Clip(0, seconds),) if seconds else (),
+      kind=self.config.kind,
       meta=meta,
     )
 
