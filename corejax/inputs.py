@@ -25,11 +25,14 @@ class Shares:
     slots_M: int [M], rows to which they are padded for the tower, one of a few
       numbers: each is a program.
     features_M: int [M], visual features; those of the padding come after them.
+    video_M: int [M], where pictures are parts of videos that the tower sees one
+      by one: which video it is, -1 for a picture; None without videos.
   """
 
   rows_M: np.ndarray
   slots_M: np.ndarray
   features_M: np.ndarray
+  video_M: np.ndarray | None = None
 
   __repr__ = describe.fields
 
@@ -95,6 +98,23 @@ class Encoded:
     padded = np.zeros((slots, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
     return {**picture, 'pixel_values': padded}
+
+  def hf_vision(self) -> dict[str, np.ndarray]:
+    """`vision` as transformers takes it: pictures and whole videos apart."""
+    if self.shares is None or self.shares.video_M is None:
+      return self.vision
+    video_M = self.shares.video_M
+    grid_M3 = self.vision['image_grid_thw']
+    of_video_I = np.repeat(video_M >= 0, self.shares.rows_M)
+    videos, first = np.unique(video_M[video_M >= 0], return_index=True)
+    video_grid_M3 = grid_M3[video_M >= 0][first]
+    video_grid_M3[:, 0] = [(video_M == v).sum() for v in videos]
+    return {
+      'pixel_values': self.vision['pixel_values'][~of_video_I],
+      'image_grid_thw': grid_M3[video_M < 0],
+      'pixel_values_videos': self.vision['pixel_values'][of_video_I],
+      'video_grid_thw': video_grid_M3,
+    }
 
   def prompt(self) -> 'Encoded':
     """The same without its answer: what a model is given to go on from."""

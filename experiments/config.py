@@ -69,6 +69,12 @@ class Shared:
     'the tile that shows the whole once more among the evidence (detail)',
     ('checkpoint', 'pad', 'single', 'detail'),
   )
+  video_positions: str = setting(
+    '',
+    "qwen2_vl, qwen2_5_vl: whose positions a video's tokens get, "
+    'transformers-5.23 (or later), -5.17, -4.57, or paper; they differ in the '
+    "time of frames and in where the text behind goes on; '' is the first",
+  )
   data: str = setting('scenes_referring', 'data set; see --list_data')
   data_dir: str = setting('', 'folder of a data set that is not built in')
   split: str = setting('test', 'split of the data set')

@@ -167,7 +167,7 @@ def _arrays(prepared) -> dict:
     'input_ids': encoded.tokens_T[None],
     'attention_mask': np.ones_like(encoded.tokens_T)[None],
     'position_ids': np.expand_dims(encoded.positions_T, -2),
-    **encoded.vision,
+    **encoded.hf_vision(),
     'image_sizes': layout.size_M2[:, ::-1],  # height, width
     'region': annotated.region_T,
     'rows': np.concatenate([annotated.rows[n] for n in regions.QUERY_SETS]),

@@ -117,6 +117,7 @@ class Resources:
     precision: of matrix products; float32 means float32, while jax's default
       is bfloat16 passes on a TPU and TF32 on a GPU.
     embedded: a line on the model if it comes with corejax, or ''.
+    video_positions: the setting; '' is the family's own.
   """
 
   loaded: registry.Loaded
@@ -125,6 +126,7 @@ class Resources:
   mesh: jax.sharding.Mesh | None
   precision: str
   embedded: str
+  video_positions: str = ''
 
   def describe(self) -> dict:
     """What run.json says of them."""
@@ -156,10 +158,14 @@ class Resources:
   def identity(self) -> dict:
     """Fingerprints of whatever decides a result."""
     templates = self.loaded.processor.templates
+    named = {}
+    if self.video_positions:
+      named['video_positions'] = self.video_positions
     return {
       'checkpoint_fingerprint': self.loaded.fingerprint,
       'data_fingerprint': self.source.fingerprint,
       'templates': {kind: t.hash for kind, t in sorted(templates.items())},
+      **named,
     }
 
 
@@ -225,9 +231,27 @@ def load_processor(config: config_lib.Shared) -> registry.Processor:
     UserError: see `load`.
   """
   quiet()
-  return registry.get(config.model).load_processor(
-    checkpoint(config)[0], image_policy=config.image_policy
+  family = registry.get(config.model)
+  return family.load_processor(
+    checkpoint(config)[0],
+    image_policy=config.image_policy,
+    **_video_positions(config, family),
   )
+
+
+def _video_positions(
+  config: config_lib.Shared, family: registry.Family
+) -> dict[str, str]:
+  """The keyword, where the settings say something that the family knows."""
+  if not config.video_positions:
+    return {}
+  if config.video_positions not in family.video_positions:
+    known = ', '.join(family.video_positions) or 'none: leave the flag out'
+    raise errors.UserError(
+      f'--video_positions={config.video_positions}: {config.model} knows '
+      f'{known}'
+    )
+  return {'video_positions': config.video_positions}
 
 
 def load(
@@ -253,6 +277,7 @@ def load(
     dtype=jnp.dtype(config.dtype),
     mesh=mesh,
     image_policy=config.image_policy,
+    **_video_positions(config, family),
   )
   attend = dispatch.attend()
   if mesh is not None:
@@ -263,5 +288,6 @@ def load(
     attend=attend,
     mesh=mesh,
     precision='highest' if config.dtype == 'float32' else 'default',
+    video_positions=config.video_positions,
     embedded=embedded,
   )

@@ -36,7 +36,7 @@ class Processor(Protocol):
 
   @property
   def templates(self) -> Mapping[str, prompt_lib.PromptTemplate]:
-    """By kind of source ('image', 'pages')."""
+    """By kind of source ('image', 'pages', 'frames', 'video')."""
     ...
 
   @property
@@ -172,6 +172,8 @@ class Family:
     load_processor: (folder, *, image_policy) -> Processor, without weights.
     trained: trained weights that come with corejax, by name.
     video: are videos read?
+    video_positions: where the positions of videos differ between versions of
+      transformers: what `load` takes as this keyword, the default first.
   """
 
   key: str
@@ -181,6 +183,7 @@ class Family:
   load_processor: Any
   trained: tuple[str, ...] = ()
   video: bool = False
+  video_positions: tuple[str, ...] = ()
 
 
 def keys() -> tuple[str, ...]:

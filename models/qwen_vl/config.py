@@ -56,6 +56,7 @@ KINDS: Mapping[str, Kind] = {
         'fullatt_block_indexes',
         'intermediate_size',
         'out_hidden_size',
+        'tokens_per_second',
         'window_size',
       }
     ),
@@ -93,7 +94,7 @@ _VISION_KEYS = frozenset(
     'temporal_patch_size',
   }
 )
-# `tokens_per_second` spaces out the frames of videos, which are not read.
+# `tokens_per_second` spaces out the frames of videos, in Qwen2.5-VL alone.
 _VISION_IGNORED = frozenset({'initializer_range', 'tokens_per_second'})
 # The hub's spelling of in_channels, which transformers does not read.
 _VISION_NEUTRAL: Mapping[str, Any] = {'in_chans': 3}
@@ -112,6 +113,7 @@ _VISION_RANGES: Mapping[str, tuple[float, float]] = {
   'patch_size': (1, 1 << 10),
   'spatial_merge_size': (1, 64),
   'temporal_patch_size': (1, 64),
+  'tokens_per_second': (1, 1 << 12),
   'window_size': (1, 1 << 14),
   'out_hidden_size': (1, 1 << 17),
   'num_position_embeddings': (1, 1 << 20),
@@ -131,7 +133,9 @@ class QwenVlConfig:
     text: the decoder.
     vision: the tower.
     image_token_id: token that stands for one visual feature.
-    video_token_id: the same of a video; refused in prompts.
+    video_token_id: the same of a video.
+    tokens_per_second: positions that a second of a video takes (Qwen2.5-VL); 0
+      where pairs of frames are one position apart.
   """
 
   kind: str
@@ -139,6 +143,12 @@ class QwenVlConfig:
   vision: qwen_vision.VisionConfig
   image_token_id: int
   video_token_id: int
+  tokens_per_second: int = 0
+
+  @property
+  def dates_frames(self) -> bool:
+    """Stands the time of each pair of frames in the prompt (Qwen3-VL)?"""
+    return KINDS[self.kind].vision_keys is _THIRD
 
   @classmethod
   def from_hf(cls, hf: Any) -> 'QwenVlConfig':
@@ -175,6 +185,11 @@ class QwenVlConfig:
       vision=tower,
       image_token_id=hf.image_token_id,
       video_token_id=hf.video_token_id,
+      tokens_per_second=(
+        hf.vision_config.tokens_per_second
+        if hf.model_type == 'qwen2_5_vl'
+        else 0
+      ),
     )
 
 

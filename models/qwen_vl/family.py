@@ -11,6 +11,7 @@ from corejax.models import checkpoint
 from corejax.models import registry
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import modeling
+from corejax.models.qwen_vl import positions
 from corejax.models.qwen_vl import processing
 from corejax.models.qwen_vl import weights
 
@@ -24,6 +25,7 @@ def load(
   dtype: Any = 'float32',
   mesh: jax.sharding.Mesh | None = None,
   image_policy: str = 'checkpoint',
+  video_positions: str = positions.DEFAULT,
 ) -> registry.Loaded:
   """Loads a checkpoint.
 
@@ -33,6 +35,7 @@ def load(
     dtype: of the parameters: 'float32', 'bfloat16' or 'float16'.
     mesh: axes ('data', 'model'); parameters are cut over 'model'.
     image_policy: 'checkpoint', see processing.load.
+    video_positions: likewise.
 
   Raises:
     UserError: anything about the folder that does not fit, in one line.
@@ -45,7 +48,9 @@ def load(
   path = checkpoint.resolve(folder)
   config = config_lib.read(path, kind)
   # First, as it is quick: a bad tokenizer is told before weights are read.
-  processor = processing.load(path, config, image_policy=image_policy)
+  processor = processing.load(
+    path, config, image_policy=image_policy, video_positions=video_positions
+  )
   model = weights.load(path, config, dtype=jnp.dtype(name), mesh=mesh)
   return registry.Loaded(
     key=f'{kind}_flax',
@@ -65,12 +70,18 @@ def load(
 
 
 def load_processor(
-  kind: str, folder: Any, *, image_policy: str = 'checkpoint'
+  kind: str,
+  folder: Any,
+  *,
+  image_policy: str = 'checkpoint',
+  video_positions: str = positions.DEFAULT,
 ) -> processing.QwenVlProcessor:
   """The processor of a checkpoint, without its weights; see `load`."""
   path = checkpoint.resolve(folder)
   config = config_lib.read(path, kind)
-  return processing.load(path, config, image_policy=image_policy)
+  return processing.load(
+    path, config, image_policy=image_policy, video_positions=video_positions
+  )
 
 
 def _family(kind: str, tower: str) -> registry.Family:
@@ -82,6 +93,8 @@ def _family(kind: str, tower: str) -> registry.Family:
     towers=(tower,),
     load=functools.partial(load, kind),
     load_processor=functools.partial(load_processor, kind),
+    video=True,
+    video_positions=tuple(positions.RULES),
   )
 
 

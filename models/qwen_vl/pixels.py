@@ -5,10 +5,10 @@
 
 Patches stand block by block (models/qwen_vision.py); a picture is shown as so
 many equal frames as a patch holds. `run` equals HF's Qwen2VLImageProcessorPil
-(transformers 5.23) to the last bit.
+(transformers 5.23) to the last bit. Frames of videos: video.py.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 import pathlib
@@ -21,26 +21,48 @@ from corejax.models import checkpoint
 from corejax.models import images
 from corejax.models import pixels
 
-_CLASS = 'Qwen2VLImageProcessor'
-# HF's class defaults, which a file may leave out.
-_DEFAULTS: Mapping[str, Any] = {
-  'do_resize': True,
-  'do_rescale': True,
-  'do_normalize': True,
-  'do_convert_rgb': True,
-  'resample': 3,
-  'rescale_factor': 1 / 255,
-  'image_mean': (0.48145466, 0.4578275, 0.40821073),
-  'image_std': (0.26862954, 0.26130258, 0.27577711),
-  'size': {'shortest_edge': 56 * 56, 'longest_edge': 28 * 28 * 1280},
-  'patch_size': 14,
-  'temporal_patch_size': 2,
-  'merge_size': 2,
-}
-_HANDLED = frozenset(
-  {*_DEFAULTS, 'min_pixels', 'max_pixels', 'image_processor_type'}
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+  """A class of HF's whose settings are read here.
+
+  Attributes:
+    name: of the class.
+    key: where a file names it.
+    defaults: the class's, which a file may leave out.
+    areas: bounds named `min_pixels` and `max_pixels` win over `size`.
+    most: the largest bound that a file may give.
+  """
+
+  name: str
+  key: str
+  defaults: Mapping[str, Any]
+  areas: bool
+  most: int = images.MAX_PIXELS
+
+
+IMAGE = Form(
+  name='Qwen2VLImageProcessor',
+  key='image_processor_type',
+  defaults={
+    'do_resize': True,
+    'do_rescale': True,
+    'do_normalize': True,
+    'do_convert_rgb': True,
+    'resample': 3,
+    'rescale_factor': 1 / 255,
+    'image_mean': (0.48145466, 0.4578275, 0.40821073),
+    'image_std': (0.26862954, 0.26130258, 0.27577711),
+    'size': {'shortest_edge': 56 * 56, 'longest_edge': 28 * 28 * 1280},
+    'patch_size': 14,
+    'temporal_patch_size': 2,
+    'merge_size': 2,
+  },
+  areas=True,
 )
-# Neither changes a pixel of ours: names, where HF runs, or how videos are read.
+_AREAS = frozenset({'min_pixels', 'max_pixels'})
+# Neither changes a pixel of ours: names, where HF runs, which frames of a video
+# it would choose.
 _IGNORED = frozenset(
   {
     '_valid_processor_keys',
@@ -52,12 +74,23 @@ _IGNORED = frozenset(
     'disable_grouping',
     'do_center_crop',
     'do_pad',
+    'do_sample_frames',
     'feature_extractor_type',
+    'fps',
+    'image_processor_type',
     'image_seq_length',
     'input_data_format',
+    'max_duration',
+    'max_frames',
+    'max_image_size',
+    'min_frames',
+    'num_frames',
     'pad_size',
     'processor_class',
+    'return_metadata',
     'return_tensors',
+    'video_metadata',
+    'video_processor_type',
   }
 )
 _MOST_ASPECT = 200
@@ -97,14 +130,8 @@ def resized(spec: PatchSpec, size: tuple[int, int]) -> tuple[int, int]:
     Rejected: one side is more than 200 times the other (as in HF), or the
       resized picture would be larger than images.MAX_PIXELS.
   """
-  width, height = size
-  if max(size) / min(size) > _MOST_ASPECT:
-    raise errors.Rejected(
-      errors.Reason.BAD_MEDIA,
-      f'the picture is {width}x{height}; one side may be {_MOST_ASPECT} times '
-      'the other at most',
-    )
-  factor = spec.factor
+  check_shape(size)
+  (width, height), factor = size, spec.factor
   new_h = round(height / factor) * factor
   new_w = round(width / factor) * factor
   if new_h * new_w > spec.most:
@@ -123,44 +150,75 @@ def resized(spec: PatchSpec, size: tuple[int, int]) -> tuple[int, int]:
   return new_w, new_h
 
 
-def cells(spec: PatchSpec, size: tuple[int, int]) -> np.ndarray:
-  """float64 [I, 4], x0 y0 x1 y1 of each feature, in the picture's pixels."""
-  new_w, new_h = resized(spec, size)
-  across, down = new_w // spec.factor, new_h // spec.factor
+def check_shape(size: tuple[int, int]) -> None:
+  """Refuses, as HF does, a picture one side of which is 200 times the other.
+
+  Raises:
+    Rejected: it is so.
+  """
+  if max(size) / min(size) > _MOST_ASPECT:
+    raise errors.Rejected(
+      errors.Reason.BAD_MEDIA,
+      f'the picture is {size[0]}x{size[1]}; one side may be {_MOST_ASPECT} '
+      'times the other at most',
+    )
+
+
+def cells(size: tuple[int, int], down: int, across: int) -> np.ndarray:
+  """Which pixels each feature shows.
+
+  Args:
+    size: (width, height) of the picture.
+    down, across: features along its sides.
+
+  Returns:
+    float64 [I, 4], x0 y0 x1 y1, in the picture's pixels.
+  """
   x, y = np.meshgrid(np.arange(across), np.arange(down))
   corner = np.stack([x.reshape(-1), y.reshape(-1)], 1).astype(np.float64)
   step = np.array([size[0] / across, size[1] / down])
   return np.concatenate([corner * step, (corner + 1) * step], 1)
 
 
-def run(spec: PatchSpec, image_HWC: np.ndarray) -> np.ndarray:
+def run(
+  spec: PatchSpec, image_HWC: np.ndarray, new_size: tuple[int, int]
+) -> np.ndarray:
   """A picture, resized and normalised: float32 [C, height, width].
 
   Args:
+    spec: what is done.
     image_HWC: uint8 [height, width, 3].
-
-  Raises:
-    Rejected: see `resized`.
+    new_size: (width, height) after the resize.
   """
-  height, width = image_HWC.shape[:2]
-  new_w, new_h = resized(spec, (width, height))
+  new_w, new_h = new_size
   exact = dataclasses.replace(spec.values, size=('exact', new_h, new_w))
   return pixels.run(exact, image_HWC)
 
 
-def patches(spec: PatchSpec, image_CYX: np.ndarray) -> np.ndarray:
-  """float32 [I, C * frames * y * x] of what `run` made."""
-  channels, height, width = image_CYX.shape
+def patches(spec: PatchSpec, frames: Sequence[np.ndarray]) -> np.ndarray:
+  """What the tower takes of a picture, or of some frames of a video.
+
+  Args:
+    spec: what is done.
+    frames: what `run` made: one picture, or `temporal` frames of one size.
+
+  Returns:
+    float32 [I, C * frames * y * x].
+  """
+  channels, height, width = frames[0].shape
   side, merge = spec.patch_size, spec.merge
   down, across = height // spec.factor, width // spec.factor
-  split = image_CYX.reshape(
-    channels, down, merge, side, across, merge, side
-  ).transpose(1, 4, 2, 5, 0, 3, 6)
-  frames = np.broadcast_to(
-    split[:, :, :, :, :, None],
-    (*split.shape[:5], spec.temporal, side, side),
+  made = np.empty(
+    (down, across, merge, merge, channels, spec.temporal, side, side),
+    np.float32,
   )
-  return frames.reshape(down * across * merge**2, -1)
+  for index in range(spec.temporal):
+    made[:, :, :, :, :, index] = (
+      frames[index if len(frames) > 1 else 0]
+      .reshape(channels, down, merge, side, across, merge, side)
+      .transpose(1, 4, 2, 5, 0, 3, 6)
+    )
+  return made.reshape(down * across * merge**2, -1)
 
 
 def read(folder: pathlib.Path) -> PatchSpec:
@@ -178,12 +236,15 @@ def read(folder: pathlib.Path) -> PatchSpec:
   return parse(checkpoint.read_json(path), str(path))
 
 
-def parse(config: Mapping[str, Any], where: str) -> PatchSpec:
+def parse(
+  config: Mapping[str, Any], where: str, form: Form = IMAGE
+) -> PatchSpec:
   """A preprocessor_config.json's content.
 
   Args:
     config: the JSON object.
     where: file name for messages.
+    form: whose it is.
 
   Raises:
     UserError: unknown class, unknown key, or a value that is not built.
@@ -193,31 +254,32 @@ def parse(config: Mapping[str, Any], where: str) -> PatchSpec:
     raise errors.UserError(f'{where}: {key}={value!r}; expected {expected}')
 
   if not isinstance(config, Mapping):
-    refuse('image_processor', config, 'a JSON object')
+    refuse(form.key.removesuffix('_type'), config, 'a JSON object')
   config = {k: v for k, v in config.items() if v is not None}
-  kind = str(config.get('image_processor_type', _CLASS))
-  if kind.removesuffix('Fast').removesuffix('Pil') != _CLASS:
-    refuse('image_processor_type', kind, _CLASS)
+  kind = str(config.get(form.key, form.name))
+  if kind.removesuffix('Fast').removesuffix('Pil') != form.name:
+    refuse(form.key, kind, form.name)
+  handled = {*form.defaults, *_AREAS, form.key}
   for key, value in config.items():
-    if key not in _HANDLED | _IGNORED:
-      refuse(
-        key, value, f'no such key; known are {", ".join(sorted(_HANDLED))}'
-      )
+    if key not in handled | _IGNORED:
+      refuse(key, value, f'no such key; known are {", ".join(sorted(handled))}')
   for key in ('do_center_crop', 'do_pad'):
     if config.get(key):
       refuse(key, config[key], 'false (Qwen-VL has no such step)')
   if config.get('do_resize', True) is not True:
     refuse('do_resize', config['do_resize'], 'true')
-  given = {**_DEFAULTS, **config}
+  given = {**form.defaults, **config}
   size = given['size']
   if not isinstance(size, Mapping):
     refuse('size', size, 'shortest_edge and longest_edge')
-  # The files of 2024 name areas by themselves; they win, as in HF.
-  least: Any = given.get('min_pixels', size.get('shortest_edge'))
-  most: Any = given.get('max_pixels', size.get('longest_edge'))
+  least: Any = size.get('shortest_edge')
+  most: Any = size.get('longest_edge')
+  if form.areas:  # the files of 2024 name them by themselves
+    least = given.get('min_pixels', least)
+    most = given.get('max_pixels', most)
   for key, value, top in (
-    ('size.shortest_edge', least, images.MAX_PIXELS),
-    ('size.longest_edge', most, images.MAX_PIXELS),
+    ('size.shortest_edge', least, form.most),
+    ('size.longest_edge', most, form.most),
     ('patch_size', given['patch_size'], 1 << 10),
     ('temporal_patch_size', given['temporal_patch_size'], 64),
     ('merge_size', given['merge_size'], 64),

@@ -5,13 +5,14 @@
     features          -          0 1 .. n-1            -         -   -  -  -
 
 n is the picture's own: one token for each cell of 28 (Qwen3-VL: 32) pixels of
-the resized picture. Token ids and positions are those of HF's Qwen2VLProcessor
-and get_rope_index, pixels those of its PIL image processor.
+the resized picture. A video has as many for each pair of frames; the tower
+sees a pair as it sees a picture, since its attention does not cross frames.
+Token ids and positions are those of HF's processors and get_rope_index, pixels
+those of its PIL image processor, of frames too.
 """
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -20,22 +21,24 @@ import numpy as np
 
 from corejax import errors
 from corejax import inputs as inputs_lib
-from corejax import layout as layout_lib
 from corejax import masks
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
-from corejax.models import images
 from corejax.models import tokenize
 from corejax.models.llava import templates as shared_templates
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import pixels
 from corejax.models.qwen_vl import positions
+from corejax.models.qwen_vl import shown as shown_lib
 from corejax.models.qwen_vl import templates as templates_lib
+from corejax.models.qwen_vl import video
 
 IMAGE_POLICIES = ('checkpoint',)
 CONTENT_FREE = 'N/A'
 IMAGE_TOKEN = '<|image_pad|>'
 VIDEO_TOKEN = '<|video_pad|>'
+# Around each pair of frames of Qwen3-VL.
+_START, _END = '<|vision_start|>', '<|vision_end|>'
 
 
 def slots(n_features: int) -> int:
@@ -51,19 +54,26 @@ class QwenVlProcessor:
   Attributes:
     tokenizer: a fast tokenizer.
     spec: what is done to pixels.
+    video_spec: the same, of videos.
     image_token, image_token_id: the placeholder.
-    video_token_id: that of videos, which are not read.
+    video_token, video_token_id: that of videos.
+    tokens_per_second: see config.QwenVlConfig.
+    video_positions: key of positions.RULES.
     vocab_size: rows of the text model's embedding.
     max_length: context length in tokens.
-    templates: by kind of source ('image', 'pages').
+    templates: by kind of source ('image', 'pages', 'frames', 'video').
     content_free: a question that asks nothing, for calibration.
   """
 
   tokenizer: Any
   spec: pixels.PatchSpec
+  video_spec: video.VideoSpec
   image_token: str
   image_token_id: int
+  video_token: str
   video_token_id: int
+  tokens_per_second: int
+  video_positions: str
   vocab_size: int
   max_length: int
   templates: Mapping[str, prompt_lib.PromptTemplate]
@@ -83,9 +93,10 @@ class QwenVlProcessor:
       question: replaces the example's (`content_free` for a baseline).
 
     Raises:
-      Rejected: an undecodable or oversized picture, an answer that cannot be
-        forced, a prompt beyond the context, image or video tokens in the
-        question, an added token that the model has no embedding for.
+      Rejected: an undecodable or oversized picture, a video whose frames
+        differ in size, an answer that cannot be forced, a prompt beyond the
+        context, image or video tokens in the question, an added token that
+        the model has no embedding for.
     """
     try:
       return self._encode(example, template, question)
@@ -98,31 +109,33 @@ class QwenVlProcessor:
         raise errors.Rejected(
           errors.Reason.BAD_RECORD,
           f'kind {example.kind!r} has no prompt template; there are '
-          f'{", ".join(self.templates)} (videos are not read)',
+          f'{", ".join(self.templates)}',
         )
       template = self.templates[example.kind]
     question = example.question if question is None else question
     answer = example.answers[0] if example.answers else ''
-    sizes = self._sizes(example.media)
-    grids = [self._grid(size) for size in sizes]
-    counts = [rows * columns for rows, columns in grids]
-    n_features = sum(counts)
+    sizes = shown_lib.sizes(example.media)
+    parts = [
+      shown_lib.plan(self.spec, self.video_spec, part, sizes)
+      for part in example.parts
+    ]
+    n_features = sum(map(len, parts))
     if n_features > self.max_length:  # before a text of that length is made
       raise errors.Rejected(
         errors.Reason.TOO_LONG,
-        f'{len(counts)} pictures take {n_features} tokens; the model takes '
-        f'{self.max_length}: show fewer --pages',
+        f'{shown_lib.count(parts)} take {n_features} tokens; the model takes '
+        f'{self.max_length}: show fewer --pages or --frames',
       )
     rendered = template.render(
-      len(counts), question, self.image_token, answer if answer.strip() else ''
+      len(parts),
+      question,
+      self.image_token,
+      answer if answer.strip() else '',
+      videos=[p for p, part in enumerate(parts) if part.is_video],
+      video_token=self.video_token,
     )
     # Text before pixels: it is the cheaper to be refused for.
-    coded = tokenize.encode(
-      self.tokenizer,
-      tokenize.fill(
-        rendered, self.image_token, [self.image_token * n for n in counts]
-      ),
-    )
+    coded = tokenize.encode(self.tokenizer, self._fill(rendered, parts))
     tokens_T = np.concatenate([coded.prompt_T, coded.answer_A[:-1]])
     self._check_ids(np.concatenate([coded.prompt_T, coded.answer_A]))
     if len(tokens_T) > self.max_length:
@@ -131,49 +144,91 @@ class QwenVlProcessor:
         f'{len(tokens_T)} tokens, {n_features} of pictures; the model takes '
         f'{self.max_length}',
       )
-    is_visual_T = tokens_T == self.image_token_id
-    in_answer = (coded.answer_A == self.image_token_id).sum()
-    if is_visual_T.sum() != n_features or in_answer:
+    visual_ids = (self.image_token_id, self.video_token_id)
+    is_visual_T = np.isin(tokens_T, visual_ids)
+    expected_I = np.repeat(
+      [visual_ids[part.is_video] for part in parts], [len(p) for p in parts]
+    )
+    in_answer = np.isin(coded.answer_A, visual_ids).sum()
+    if tokens_T[is_visual_T].tolist() != expected_I.tolist() or in_answer:
       raise errors.Rejected(
         errors.Reason.IMAGE_TOKENS,
-        f'{is_visual_T.sum()} image tokens, expected {n_features} for '
-        f'{len(counts)} pictures, and {in_answer} in the answer',
+        f'{is_visual_T.sum()} image and video tokens, expected {n_features} '
+        f'for {shown_lib.count(parts)}, and {in_answer} in the answer',
       )
     feature_T = np.full(len(tokens_T), -1, np.int32)
     feature_T[is_visual_T] = np.arange(n_features)
-    block = self.spec.merge**2
     return inputs_lib.Encoded(
       tokens_T=tokens_T,
-      positions_T=positions.of_tokens(is_visual_T, grids),
+      positions_T=positions.of_tokens(
+        is_visual_T, self._grids(parts), self.video_positions
+      ),
       vision={
-        'pixel_values': self._patches(example.media),
-        'image_grid_thw': np.array(
-          [(1, r * self.spec.merge, c * self.spec.merge) for r, c in grids],
-          np.int32,
-        ).reshape(-1, 3),
+        'pixel_values': shown_lib.patches(
+          self.spec, self.video_spec, parts, example.media
+        ),
+        'image_grid_thw': shown_lib.grids(self.spec, parts),
       },
       feature_T=feature_T,
       visual_I=np.flatnonzero(is_visual_T).astype(np.int32),
-      layout=self._layout(sizes),
+      layout=shown_lib.layout(parts, sizes),
       question=coded.question,
       prompt_len=len(coded.prompt_T),
       answer_A=coded.answer_A,
       text=rendered.text,
-      shares=inputs_lib.Shares(
-        rows_M=np.array([n * block for n in counts]),
-        slots_M=np.array([slots(n) * block for n in counts]),
-        features_M=np.array(counts),
-      ),
+      shares=self._shares(parts),
+    )
+
+  def _fill(
+    self, rendered: prompt_lib.Rendered, parts: Sequence[shown_lib.Part]
+  ) -> prompt_lib.Rendered:
+    """The prompt with every picture's and video's tokens in its place."""
+    images = [self.image_token * len(p) for p in parts if not p.is_video]
+    videos = []
+    for part in parts:
+      if part.is_video and self.video_spec.by_volume:
+        own = f'{_START}{self.video_token * part.n_cells}{_END}'
+        videos.append(''.join(f'<{t:.1f} seconds>{own}' for t in part.times))
+      elif part.is_video:
+        videos.append(self.video_token * len(part))
+    rendered = tokenize.fill(rendered, self.image_token, images)
+    return tokenize.fill(rendered, self.video_token, videos, 'videos')
+
+  def _grids(self, parts: Sequence[shown_lib.Part]) -> list[positions.Grid]:
+    """Of every run of visual tokens."""
+    grids = []
+    for part in parts:
+      n_frames, interval = len(part.groups), 1.0
+      if self.video_spec.by_volume:  # text stands between them
+        one = positions.Grid(part.rows, part.columns)
+        grids.extend([one] * n_frames)
+        continue
+      if self.tokens_per_second:
+        interval = positions.interval(
+          self.tokens_per_second, part.seconds, self.video_positions
+        )
+      grids.append(positions.Grid(part.rows, part.columns, n_frames, interval))
+    return grids
+
+  def _shares(self, parts: Sequence[shown_lib.Part]) -> inputs_lib.Shares:
+    """Of what the tower sees one by one."""
+    block = self.spec.merge**2
+    features_M = np.array([part.n_cells for part in parts for _ in part.groups])
+    video_M = None
+    if any(part.is_video for part in parts):
+      video_M = np.repeat(
+        [p if part.is_video else -1 for p, part in enumerate(parts)],
+        [len(part.groups) for part in parts],
+      )
+    return inputs_lib.Shares(
+      rows_M=features_M * block,
+      slots_M=np.array([slots(n) for n in features_M]) * block,
+      features_M=features_M,
+      video_M=video_M,
     )
 
   def _check_ids(self, ids: np.ndarray) -> None:
-    """Refuses videos, and ids that the embedding has no row for."""
-    if (ids == self.video_token_id).any():
-      raise errors.Rejected(
-        errors.Reason.IMAGE_TOKENS,
-        f'the prompt holds {VIDEO_TOKEN!r}: videos are not read here, pictures '
-        'alone are',
-      )
+    """Refuses ids that the embedding has no row for."""
     beyond = ids[ids >= self.vocab_size]
     if len(beyond):
       token = self.tokenizer.convert_ids_to_tokens(int(beyond[0]))
@@ -182,44 +237,6 @@ class QwenVlProcessor:
         f'{token!r} has id {beyond[0]}, the model has {self.vocab_size} '
         'embeddings',
       )
-
-  def _sizes(self, media: Sequence[bytes]) -> list[tuple[int, int]]:
-    """(width, height) of the encoded pictures; decodes nothing."""
-    sizes = []
-    for index, data in enumerate(media):
-      try:
-        sizes.append(images.size(data))
-        pixels.resized(self.spec, sizes[-1])
-      except errors.Rejected as e:
-        raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
-    return sizes
-
-  def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of a picture's features."""
-    width, height = pixels.resized(self.spec, size)
-    return height // self.spec.factor, width // self.spec.factor
-
-  def _patches(self, media: Sequence[bytes]) -> np.ndarray:
-    """pixel_values [patches of all pictures, C * frames * y * x]."""
-    values = []
-    for index, data in enumerate(media):
-      try:
-        values.append(pixels.patches(self.spec, _pixels(self.spec, data)))
-      except errors.Rejected as e:
-        raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
-    return np.concatenate(values)
-
-  def _layout(
-    self, sizes: Sequence[tuple[int, int]]
-  ) -> layout_lib.VisualLayout:
-    cells = [pixels.cells(self.spec, size) for size in sizes]
-    media = [np.full(len(c), m, np.int32) for m, c in enumerate(cells)]
-    return layout_lib.VisualLayout(
-      media_I=np.concatenate(media),
-      cell_IW=np.concatenate(cells),
-      size_M2=np.array(sizes, np.int32),
-      base_I=np.zeros(sum(map(len, cells)), bool),
-    )
 
   def collate(
     self,
@@ -315,21 +332,12 @@ def _moved(
   return np.where(encoded.feature_T >= 0, feature_T, -1)
 
 
-# Neighbouring questions show the same pictures; a page of a million pixels
-# takes 12 MB.
-@functools.lru_cache(maxsize=16)
-def _pixels(spec: pixels.PatchSpec, data: bytes) -> np.ndarray:
-  """An encoded picture, resized and normalised."""
-  value = pixels.run(spec, images.decode(data))
-  value.setflags(write=False)
-  return value
-
-
 def load(
   folder: pathlib.Path,
   config: config_lib.QwenVlConfig,
   *,
   image_policy: str = 'checkpoint',
+  video_positions: str = positions.DEFAULT,
 ) -> QwenVlProcessor:
   """The processor of a checkpoint folder.
 
@@ -338,6 +346,7 @@ def load(
       processor_config.json.
     config: the folder's model config.
     image_policy: 'checkpoint', what the folder says.
+    video_positions: key of positions.RULES: transformers' versions differ.
 
   Raises:
     UserError: a file is missing or damaged, asks for what is not built, or
@@ -349,24 +358,39 @@ def load(
       f'{", ".join(IMAGE_POLICIES)} (a picture keeps its shape, nothing is '
       'padded)'
     )
-  spec, tower = pixels.read(folder), config.vision
-  asked = (spec.patch_size, spec.merge, spec.temporal)
-  held = (tower.patch_size, tower.merge, tower.temporal)
-  if asked != held:
+  if video_positions not in positions.RULES:
     raise errors.UserError(
-      f'{folder}: the preprocessor has patch_size, merge_size, '
-      f'temporal_patch_size = {asked}, the vision tower {held}; correct the '
-      'preprocessor config'
+      f'--video_positions={video_positions}: expected one of '
+      f'{", ".join(positions.RULES)}'
     )
+  spec, tower = pixels.read(folder), config.vision
+  video_spec = video.read(folder, config.dates_frames)
+  held = (tower.patch_size, tower.merge, tower.temporal)
+  for name, one in (
+    ('preprocessor', spec),
+    ('preprocessor of videos', video_spec.frame),
+  ):
+    asked = (one.patch_size, one.merge, one.temporal)
+    if asked != held:
+      raise errors.UserError(
+        f'{folder}: the {name} has patch_size, merge_size, '
+        f'temporal_patch_size = {asked}, the vision tower {held}; correct the '
+        'preprocessor config'
+      )
   tokenizer = tokenize.load(folder)
   image_token = getattr(tokenizer, 'image_token', None) or IMAGE_TOKEN
-  image_token_id = tokenize.single_id(tokenizer, image_token, str(folder))
-  if image_token_id != config.image_token_id:
-    raise errors.UserError(
-      f'{folder}: {image_token!r} is token {image_token_id}, config.json says '
-      f'image_token_id={config.image_token_id}; tokenizer and model belong to '
-      'different checkpoints'
-    )
+  video_token = getattr(tokenizer, 'video_token', None) or VIDEO_TOKEN
+  for kind, token, expected in (
+    ('image', image_token, config.image_token_id),
+    ('video', video_token, config.video_token_id),
+  ):
+    token_id = tokenize.single_id(tokenizer, token, str(folder))
+    if token_id != expected:
+      raise errors.UserError(
+        f'{folder}: {token!r} is token {token_id}, config.json says '
+        f'{kind}_token_id={expected}; tokenizer and model belong to different '
+        'checkpoints'
+      )
   content_free = shared_templates.own_settings(folder).get(
     'content_free', CONTENT_FREE
   )
@@ -379,9 +403,13 @@ def load(
   processor = QwenVlProcessor(
     tokenizer=tokenizer,
     spec=spec,
+    video_spec=video_spec,
     image_token=image_token,
-    image_token_id=image_token_id,
+    image_token_id=config.image_token_id,
+    video_token=video_token,
     video_token_id=config.video_token_id,
+    tokens_per_second=config.tokens_per_second,
+    video_positions=video_positions,
     vocab_size=config.text.vocab_size,
     max_length=config.text.max_length,
     templates=templates_lib.choose(folder, config.kind),

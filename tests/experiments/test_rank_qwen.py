@@ -273,4 +273,4 @@ def test_listed():
       row for row in text.splitlines() if row.startswith(f'{kind}_flax ')
     ]
     assert f'{parts}; ' in line
-    assert line.endswith('trained: none; image yes, video no')
+    assert line.endswith('trained: none; image yes, video yes')

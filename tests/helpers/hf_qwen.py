@@ -186,18 +186,52 @@ class Batch:
     inputs: ours.
     torch: keyword arguments of the torch model.
     real_BT: bool, rows that are not padding.
-    grids: (rows, columns) of each picture, in patches.
+    grids: (rows, columns) of what the tower sees one by one, in patches:
+      pictures, and pairs of frames.
+    video_M: bool, which of these are pairs of frames.
   """
 
   inputs: inputs_lib.Inputs
   torch: dict
   real_BT: np.ndarray
   grids: list[tuple[int, int]]
+  video_M: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+  """Of so many pairs of frames, rows and columns in features."""
+
+  frames: int
+  rows: int
+  columns: int
+  seconds: float = 1.0  # between pairs
+
+
+def _spelt(kind: str, sequence) -> list:
+  """The parts of a sequence that are runs of tokens."""
+  parts = []
+  for part in sequence:
+    if isinstance(part, Video) and kind in _OWN_HEAD:  # a time before each pair
+      one = dataclasses.replace(part, frames=1)
+      parts += [2, one] * part.frames + [1]
+    else:
+      parts.append(part)
+  return parts
+
+
+def _grid(kind: str, part) -> positions.Grid:
+  if isinstance(part, tuple):
+    return positions.Grid(*part)
+  interval = 1.0
+  if kind == 'qwen2_5_vl':
+    interval = positions.interval(4, part.seconds, positions.DEFAULT)
+  return positions.Grid(part.rows, part.columns, part.frames, interval)
 
 
 def batch(
   hf_config,
-  sequences: Sequence[Sequence[int | tuple[int, int]]],
+  sequences: Sequence[Sequence[int | tuple[int, int] | Video]],
   *,
   side: str = 'right',
   seed: int = 0,
@@ -207,8 +241,8 @@ def batch(
 
   Args:
     hf_config: of the model.
-    sequences: each a list of lengths of text runs and (rows, columns) of
-      pictures, in features.
+    sequences: each a list of lengths of text runs, (rows, columns) of
+      pictures, in features, and videos.
     side: of the padding.
     seed: of tokens and pixels.
     extra_pictures: padding pictures on our side.
@@ -217,24 +251,39 @@ def batch(
   tower = hf_config.vision_config
   merge = tower.spatial_merge_size
   n_values = 3 * tower.temporal_patch_size * tower.patch_size**2
-  every = [p for s in sequences for p in s if isinstance(p, tuple)]
-  grids = [(r * merge, c * merge) for r, c in every]
-  n_slots = max((r * c for r, c in every), default=1) + 2
+  kind = hf_config.model_type
+  spelt = [_spelt(kind, sequence) for sequence in sequences]
+  every = [
+    (_grid(kind, p), isinstance(p, Video))
+    for s in spelt
+    for p in s
+    if not isinstance(p, int)
+  ]
+  grids = [
+    (g.rows * merge, g.columns * merge)
+    for g, _ in every
+    for _ in range(g.frames)
+  ]
+  video_M = np.array([v for g, v in every for _ in range(g.frames)], bool)
+  n_slots = max((g.rows * g.columns for g, _ in every), default=1) + 2
   rows, features, places, n_media = [], [], [], 0
-  for sequence in sequences:
-    tokens, feature = [], []
+  for sequence in spelt:
+    tokens, feature, shown = [], [], []
     for part in sequence:
-      if isinstance(part, tuple):
-        n_cells = part[0] * part[1]
-        tokens += [IMAGE_TOKEN] * n_cells
-        feature += list(range(n_media * n_slots, n_media * n_slots + n_cells))
-        n_media += 1
-      else:
+      if isinstance(part, int):
         tokens += list(rng.integers(3, IMAGE_TOKEN, part))
         feature += [-1] * part
+        continue
+      grid = _grid(kind, part)
+      shown.append(grid)
+      n_cells = grid.rows * grid.columns
+      token = VIDEO_TOKEN if isinstance(part, Video) else IMAGE_TOKEN
+      tokens += [token] * len(grid)
+      for _ in range(grid.frames):
+        feature += list(range(n_media * n_slots, n_media * n_slots + n_cells))
+        n_media += 1
     rows.append(tokens)
     features.append(feature)
-    shown = [p for p in sequence if isinstance(p, tuple)]
     places.append(positions.of_tokens(np.array(feature) >= 0, shown))
   length = max(map(len, rows))
   shape = (len(rows), length)
@@ -257,7 +306,9 @@ def batch(
   torch_kw = {
     'input_ids': torch.tensor(tokens_BT, dtype=torch.long),
     'attention_mask': torch.tensor(real_BT, dtype=torch.long),
-    'mm_token_type_ids': torch.tensor(feature_BT >= 0, dtype=torch.int),
+    'mm_token_type_ids': torch.tensor(
+      (feature_BT >= 0) * (1 + (tokens_BT == VIDEO_TOKEN)), dtype=torch.int
+    ),
   }
   vision = {}
   if n_media:
@@ -274,8 +325,19 @@ def batch(
       'image_grid_thw': jnp.asarray(grid_M3, jnp.int32),
     }
     shown = [pixels[m, : r * c] for m, (r, c) in enumerate(grids)]
-    torch_kw['pixel_values'] = torch.tensor(np.concatenate(shown))
-    torch_kw['image_grid_thw'] = torch.tensor(grid_M3[:n_media])
+    videos = [p for s in sequences for p in s if isinstance(p, Video)]
+    if not video_M.all():
+      own = [x for x, is_video in zip(shown, video_M) if not is_video]
+      torch_kw['pixel_values'] = torch.tensor(np.concatenate(own))
+      torch_kw['image_grid_thw'] = torch.tensor(grid_M3[:n_media][~video_M])
+    if videos:
+      own = [x for x, is_video in zip(shown, video_M) if is_video]
+      torch_kw['pixel_values_videos'] = torch.tensor(np.concatenate(own))
+      torch_kw['video_grid_thw'] = torch.tensor(
+        [(v.frames, v.rows * merge, v.columns * merge) for v in videos]
+      )
+    if videos and kind == 'qwen2_5_vl':
+      torch_kw['second_per_grid_ts'] = torch.tensor([v.seconds for v in videos])
   return Batch(
     inputs_lib.Inputs(
       jnp.asarray(tokens_BT),
@@ -287,6 +349,7 @@ def batch(
     torch_kw,
     real_BT,
     grids,
+    video_M,
   )
 
 
@@ -298,7 +361,7 @@ def reference(model, torch_kw: dict) -> dict:
     logits [B, T, V]; attention [L, B, N, T, S]; hidden [L + 1, B, T, D] (the
     inputs of every layer, then what the last one wrote); with pictures tower
     [patches of all, D of the tower], features [all, D] and deep, a list of
-    DeepStack's, alike.
+    DeepStack's, alike; with videos their video_features and video_deep.
   """
   seen = {}
   hidden = []
@@ -335,4 +398,11 @@ def reference(model, torch_kw: dict) -> dict:
     seen['features'] = tower.pooler_output.float().numpy()
     deep = getattr(tower, 'deepstack_features', None) or []
     seen['deep'] = [level.float().numpy() for level in deep]
+  if 'pixel_values_videos' in torch_kw:
+    tower = model.model.visual(
+      torch_kw['pixel_values_videos'], torch_kw['video_grid_thw']
+    )
+    seen['video_features'] = tower.pooler_output.float().numpy()
+    deep = getattr(tower, 'deepstack_features', None) or []
+    seen['video_deep'] = [level.float().numpy() for level in deep]
   return seen

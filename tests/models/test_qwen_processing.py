@@ -95,12 +95,12 @@ def test_pixels_are_those_of_transformers(options):
       with pytest.raises(ValueError, match='aspect ratio'):
         theirs(Image.fromarray(array), return_tensors='np')
       with pytest.raises(errors.Rejected, match='200 times'):
-        pixels.run(spec, array)
+        pixels.resized(spec, size)
       continue
     expected = theirs(Image.fromarray(array), return_tensors='np')
-    ours = pixels.patches(spec, pixels.run(spec, array))
-    np.testing.assert_array_equal(ours, expected['pixel_values'])
     width, height = pixels.resized(spec, size)
+    ours = pixels.patches(spec, [pixels.run(spec, array, (width, height))])
+    np.testing.assert_array_equal(ours, expected['pixel_values'])
     side = spec.patch_size
     assert [1, height // side, width // side] == list(
       expected['image_grid_thw'][0]
@@ -208,11 +208,11 @@ def test_rejected(made):
   one = noise(rng, 60, 60)
   for bad, reason in (
     (example([one], 'What is <|image_pad|>?'), 'image tokens'),
-    (example([one], 'What is <|video_pad|>?'), 'videos are not read'),
+    (example([one], 'What is <|video_pad|>?'), '1 times, for 0 videos'),
     (example([b'GIF89a']), 'neither PNG'),
     (example([noise(rng, 1, 300)]), '200 times'),
     (example([noise(rng, 300, 300)] * 22, kind='pages'), 'fewer --pages'),
-    (example([one], kind='video'), 'videos are not read'),
+    (example([one], kind='tables'), 'no prompt template'),
   ):
     with pytest.raises(errors.Rejected, match=reason):
       processor.encode(bad)
