@@ -103,8 +103,8 @@ def prompt(spec: Spec, length: int) -> Prompt:
   if shown is None:
     least = next(n for n in range(1 << 20) if bench_family.pictures(spec, n))
     raise errors.UserError(
-      f'--lengths: {length} tokens are too few for a picture; give '
-      f'{_TEXT + least} or more'
+      f'a prompt of {length} tokens has no room for a picture; give '
+      f'{_TEXT + least} tokens or more'
     )
   rng = np.random.default_rng([spec.seed, length])
   n_tokens, n_blend = shown.feature_FK.shape

@@ -137,7 +137,7 @@ def test_a_run_prints_and_writes(tmp_path, capsys):
     ('--pairs=0', '--pairs=0: give 1 or more'),
     ('--heads=6', '--hidden=1024: must be a multiple of four times --heads=6'),
     ('--image_size=42', 'an even number of patches'),
-    ('--length=100', '100 tokens are too few for a picture; give 632'),
+    ('--length=100', '100 tokens has no room for a picture; give 632'),
   ],
 )
 def test_bad_flags_are_refused(flag, said, capsys, tmp_path):

@@ -284,6 +284,12 @@ def test_whole_model_with_the_xla_kernel(name, get):
 )
 def test_zeroed_heads(name, get):
   case = get(name)
+  # 2e-5 of the spread are rounding: the tolerance is that of logits.
   parity.check_zeroed(
-    modeling.forward, case.model, case.torch_model, case.batch, case.hf
+    modeling.forward,
+    case.model,
+    case.torch_model,
+    case.batch,
+    case.hf,
+    tol=1e-4,
   )
