@@ -156,13 +156,18 @@ def ask(processor: Any, example: Any, pages: range) -> Asked:
     pages: at most 6 of them.
 
   Raises:
-    Rejected: see Processor.encode.
+    Rejected: it shows a video, or see Processor.encode.
   """
   import numpy as np
 
   from corejax import evidence
   from corejax import regions
 
+  if example.clips:
+    raise errors.Rejected(
+      errors.Reason.BAD_RECORD,
+      f'{example.id}: it shows a video; pages are ranked, pictures each',
+    )
   encoded = processor.encode(
     dataclasses.replace(
       example,

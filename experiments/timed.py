@@ -134,7 +134,7 @@ def ready(
   fill = [0] * (size - len(batch.encoded))
   encoded = [*batch.encoded, *(batch.encoded[i] for i in fill)]
   annotated = [*batch.annotated, *(batch.annotated[i] for i in fill)]
-  most = max(len(example.media) for example in batch.examples)
+  most = max(e.n_pictures for e in encoded)
   bucket = buckets.Bucket.of(
     [len(e.tokens_T) for e in encoded],
     [len(a.rows['answer']) for a in annotated],

@@ -77,15 +77,17 @@ class _Pass:
 
   Attributes:
     load: (rows, n) -> what the n rows bring along.
-    fresh: n -> their running state, a tuple of arrays that lead with n.
+    resume: (rows, n, carry) -> the n rows' running state, a tuple of arrays.
     update: (loaded, rows, n, tile, width, masked, state, carry) -> (state,
       carry): one tile of `width` keys; `masked` as `_on_seen` takes it.
-    finish: (loaded, rows, state, carry) -> carry, after the last tile.
+    keep: (rows, state, carry) -> carry, from which `resume` goes on.
+    finish: (rows, state, carry) -> carry, after the last tile.
   """
 
   load: Callable[..., Any]
-  fresh: Callable[[int], tuple[jax.Array, ...]]
+  resume: Callable[..., Any]
   update: Callable[..., Any]
+  keep: Callable[..., Any]
   finish: Callable[..., Any]
 
 
@@ -97,67 +99,79 @@ def _sweep(
   do: _Pass,
   carry,
 ):
-  """Every head's every block of rows over every tile that it reads."""
+  """Every head's every block of rows over every tile that it reads.
+
+  Wide tiles of all heads come first: the threads that share them spin for a
+  while after each, which costs CPU seconds whenever work for one alone follows.
+  """
   blocks, causal, n_rows = static.blocks, static.causal, static.n_rows
   wide_q, wide_k = blocks.q * blocks.wide, blocks.k * blocks.wide
   n_blocks = -(-n_rows // blocks.q)
-  n_groups = -(-n_blocks // blocks.wide)
   has_segments = limits.kv_segment_BS is not None
   plain = not has_segments and limits.barred_BNR is None
+  has_wide = plain and blocks.wide > 1
+
+  def hole(b, n, group):
+    rows = tiles.block(limits, b, n, group, wide_q, n_rows)
+    return rows, *tiles.hole(limits, rows, wide_q, wide_k, causal)
 
   def one_group(flat, carry):
-    b, rest = flat // (n_heads * n_groups), flat % (n_heads * n_groups)
-    n, group = rest // n_groups, rest % n_groups
-    state = do.fresh(wide_q)
-    hole_first = hole_stop = jnp.int32(0)
-    if plain and blocks.wide > 1:
-      rows = tiles.block(limits, b, n, group, wide_q, n_rows)
-      hole_first, hole_stop = tiles.hole(limits, rows, wide_q, wide_k, causal)
+    rows, first, stop = hole(*_split(flat, n_heads, n_blocks // blocks.wide))
+
+    def walk_hole(_, carry):
       loaded = do.load(rows, wide_q)
 
       def wide_tile(tile, both):
         return do.update(loaded, rows, wide_q, tile, wide_k, False, *both)
 
-      state, carry = lax.fori_loop(
-        hole_first, hole_stop, wide_tile, (state, carry)
-      )
+      state = do.resume(rows, wide_q, carry)
+      state, carry = lax.fori_loop(first, stop, wide_tile, (state, carry))
+      return do.keep(rows, state, carry)
 
-    def one_block(index, carry):
-      rows = tiles.block(
-        limits, b, n, group * blocks.wide + index, blocks.q, n_rows
-      )
-      loaded = do.load(rows, blocks.q)
-      part = tuple(
-        lax.dynamic_slice_in_dim(x, index * blocks.q, blocks.q) for x in state
-      )
-      walk = tiles.walk(
-        limits,
-        rows,
-        blocks.k,
-        causal,
-        hole_first * blocks.wide,
-        hole_stop * blocks.wide,
-      )
+    # No row is touched for an empty hole.
+    return lax.fori_loop(0, jnp.minimum(stop - first, 1), walk_hole, carry)
 
-      def one_tile(step, both):
-        tile = walk.tile(step)
+  def one_block(flat, carry):
+    b, n, index = _split(flat, n_heads, n_blocks)
+    rows = tiles.block(limits, b, n, index, blocks.q, n_rows)
+    loaded = do.load(rows, blocks.q)
+    hole_first = hole_stop = jnp.int32(0)
+    if has_wide:
+      _, hole_first, hole_stop = hole(b, n, index // blocks.wide)
+    walk = tiles.walk(
+      limits,
+      rows,
+      blocks.k,
+      causal,
+      hole_first * blocks.wide,
+      hole_stop * blocks.wide,
+    )
 
-        def update(both):
-          return do.update(loaded, rows, blocks.q, tile, blocks.k, True, *both)
+    def one_tile(step, both):
+      tile = walk.tile(step)
 
-        if not has_segments:
-          return update(both)
-        meet = tiles.segments_meet(limits, rows, tile, blocks.q, blocks.k)
-        return lax.cond(meet, update, lambda both: both, both)
+      def update(both):
+        return do.update(loaded, rows, blocks.q, tile, blocks.k, True, *both)
 
-      part, carry = lax.fori_loop(0, walk.count, one_tile, (part, carry))
-      return do.finish(loaded, rows, part, carry)
+      if not has_segments:
+        return update(both)
+      meet = tiles.segments_meet(limits, rows, tile, blocks.q, blocks.k)
+      return lax.cond(meet, update, lambda both: both, both)
 
-    # The last group may hold fewer blocks.
-    held = jnp.minimum(blocks.wide, n_blocks - group * blocks.wide)
-    return lax.fori_loop(0, held, one_block, carry)
+    state = do.resume(rows, blocks.q, carry)
+    state, carry = lax.fori_loop(0, walk.count, one_tile, (state, carry))
+    return do.finish(rows, state, carry)
 
-  return lax.fori_loop(0, batch * n_heads * n_groups, one_group, carry)
+  n_items = batch * n_heads
+  if has_wide:
+    n_groups = n_items * (n_blocks // blocks.wide)
+    carry = lax.fori_loop(0, n_groups, one_group, carry)
+  return lax.fori_loop(0, n_items * n_blocks, one_block, carry)
+
+
+def _split(flat, n_heads: int, n: int):
+  """(sequence, head, index among n) of a running number."""
+  return flat // (n_heads * n), flat // n % n_heads, flat % n
 
 
 def _on_seen(static, limits, rows, n, tile, width, masked, fun, scores, *rest):
@@ -228,8 +242,23 @@ def forward(
     q = _get(q_BTNH, rows.b, rows.t, rows.n, n)
     return q * scale_BN[rows.b, rows.n]
 
-  def fresh(n):
-    return jnp.full(n, _LOWEST), jnp.zeros(n), jnp.zeros((n, head_dim))
+  def resume(rows, n, carry):
+    acc_BTNH, top_BNT, total_BNT = carry
+    at = rows.b, rows.n, rows.t
+    top, total = (
+      lax.dynamic_slice(x, at, (1, 1, n))[0, 0] for x in (top_BNT, total_BNT)
+    )
+    return top, total, _get(acc_BTNH, rows.b, rows.t, rows.n, n)
+
+  def keep(rows, state, carry):
+    acc_BTNH, top_BNT, total_BNT = carry
+    top, total, acc = state
+    at = rows.b, rows.n, rows.t
+    return (
+      _put(acc_BTNH, acc, rows.b, rows.t, rows.n),
+      lax.dynamic_update_slice(top_BNT, top[None, None], at),
+      lax.dynamic_update_slice(total_BNT, total[None, None], at),
+    )
 
   def soften(scores, top, total):
     new_top = jnp.maximum(top, scores.max(1))
@@ -260,27 +289,23 @@ def forward(
     )
     return (top, total, acc * shrink[:, None] + _dot(p, v, 1, 0)), carry
 
-  def finish(q, rows, state, carry):
-    del q
-    out_BTNH, lse_BNT = carry
+  def finish(rows, state, carry):
     top, total, acc = state
     # Not `total > 0`: a NaN must stay one, not become a row that sees nothing.
     empty = total == 0
     total = jnp.where(empty, 1.0, total)
     lse = jnp.where(empty, -jnp.inf, top + jnp.log(total))
-    return (
-      _put(out_BTNH, acc / total[:, None], rows.b, rows.t, rows.n),
-      lax.dynamic_update_slice(
-        lse_BNT, lse[None, None], (rows.b, rows.n, rows.t)
-      ),
-    )
+    return keep(rows, (lse, total, acc / total[:, None]), carry)
 
+  rows_BNT = batch, n_heads, padded
   carry = (
     jnp.zeros(q_BTNH.shape, jnp.float32),
-    jnp.zeros((batch, n_heads, padded), jnp.float32),
+    jnp.full(rows_BNT, _LOWEST),
+    jnp.zeros(rows_BNT),
   )
-  do = _Pass(load, fresh, update, finish)
-  return _sweep(static, limits, batch, n_heads, do, carry)
+  do = _Pass(load, resume, update, keep, finish)
+  out_BTNH, lse_BNT, _ = _sweep(static, limits, batch, n_heads, do, carry)
+  return out_BTNH, lse_BNT
 
 
 def backward(
@@ -305,7 +330,7 @@ def backward(
   Returns:
     g_BTNH (gradient of scale * q), dk_BSKH, dv_BSKH; float32, padded.
   """
-  batch, _, n_heads, head_dim = q_BTNH.shape
+  batch, _, n_heads, _ = q_BTNH.shape
   group = n_heads // k_BSKH.shape[2]
 
   def load(rows, n):
@@ -316,8 +341,8 @@ def backward(
     )
     return q, _get(d_out_BTNH, rows.b, rows.t, rows.n, n), lse, delta
 
-  def fresh(n):
-    return (jnp.zeros((n, head_dim)),)
+  def resume(rows, n, carry):
+    return (_get(carry[0], rows.b, rows.t, rows.n, n),)
 
   def update(loaded, rows, n, tile, width, masked, state, carry):
     q, d_out, lse, delta = loaded
@@ -343,8 +368,7 @@ def backward(
     dv_BSKH = _put(dv_BSKH, dv + _dot(p, d_out, 0, 0), rows.b, at, kv)
     return (g + _dot(ds, k, 1, 0),), (g_BTNH, dk_BSKH, dv_BSKH)
 
-  def finish(loaded, rows, state, carry):
-    del loaded
+  def keep(rows, state, carry):
     g_BTNH, dk_BSKH, dv_BSKH = carry
     g_BTNH = _put(g_BTNH, state[0], rows.b, rows.t, rows.n)
     return g_BTNH, dk_BSKH, dv_BSKH
@@ -352,5 +376,5 @@ def backward(
   carry = tuple(
     jnp.zeros(x.shape, jnp.float32) for x in (q_BTNH, k_BSKH, v_BSKH)
   )
-  do = _Pass(load, fresh, update, finish)
+  do = _Pass(load, resume, update, keep, keep)
   return _sweep(static, limits, batch, n_heads, do, carry)

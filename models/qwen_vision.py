@@ -17,8 +17,8 @@ Patches stand block by block, so that a feature is four patches in a row:
     row 3  10 11 |14 15
 
 A picture is one row of the batch, padded with patches that nobody reads; what
-is real follows from its (time, height, width) in patches. Time is 1: a pair of
-frames would be a row of its own, since attention does not cross frames.
+is real follows from its (time, height, width) in patches. Time is 1: of a video
+each pair of frames is a row of its own, since attention does not cross frames.
 """
 
 import dataclasses

@@ -17,6 +17,7 @@ from corejax.data import recorded
 
 CHOICES = ('auto', 'clip', 'pictures')
 CLIP, PICTURES = CHOICES[1:]
+VIDEOS = ('scenes_video', 'vidstg')  # sources whose examples are clips
 
 
 def as_pictures(example: example_lib.Example) -> example_lib.Example:
@@ -69,6 +70,3 @@ def of(source: Any) -> str:
       return PICTURES
     source = source.source
   return CLIP if source.name in VIDEOS else ''
-
-
-VIDEOS = ('scenes_video', 'vidstg')

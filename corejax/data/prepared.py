@@ -110,7 +110,7 @@ def from_row(row: Mapping[str, Any]) -> example_lib.Example:
     distractors=boxes('distractors'),
     span=tuple(exact['span']) if exact['span'] else None,
     clips=tuple(
-      example_lib.Clip(first, tuple(seconds))
+      example_lib.Clip(fields.integer(first, 'first'), tuple(seconds))
       for first, seconds in exact['clips']
     ),
     meta=json.loads(text(row['meta'])),

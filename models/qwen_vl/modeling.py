@@ -1,9 +1,11 @@
 """Qwen2-VL, Qwen2.5-VL and Qwen3-VL as transformers' classes of these names.
 
     patches [M, I, C] -> tower -> 2x2 blocks merged -> features
-    tokens [B, T] -> embeddings, image tokens replaced by features -> decoder
+    tokens [B, T] -> embeddings, visual tokens replaced by features -> decoder
     positions [B, 3, T]: time, row and column of every token (M-RoPE)
     Qwen3-VL: DeepStack features are added behind the first decoder layers
+
+M counts pictures, and pairs of frames of videos.
 
 Released: README.md. No deviation beyond those of the shared decoder
 (models/decoder.py) and tower (models/qwen_vision.py).

@@ -141,8 +141,8 @@ class QwenVlProcessor:
     if len(tokens_T) > self.max_length:
       raise errors.Rejected(
         errors.Reason.TOO_LONG,
-        f'{len(tokens_T)} tokens, {n_features} of pictures; the model takes '
-        f'{self.max_length}',
+        f'{len(tokens_T)} tokens, {n_features} of {shown_lib.count(parts)}; '
+        f'the model takes {self.max_length}',
       )
     visual_ids = (self.image_token_id, self.video_token_id)
     is_visual_T = np.isin(tokens_T, visual_ids)
@@ -222,7 +222,7 @@ class QwenVlProcessor:
       )
     return inputs_lib.Shares(
       rows_M=features_M * block,
-      slots_M=np.array([slots(n) for n in features_M]) * block,
+      slots_M=np.array([slots(int(n)) for n in features_M]) * block,
       features_M=features_M,
       video_M=video_M,
     )

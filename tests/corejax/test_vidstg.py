@@ -119,6 +119,11 @@ def test_a_question_and_a_caption(source):
   assert (what.task, what.scorer, what.kind) == ('what', 'contains', 'video')
   assert what.meta['media_index'] == [2, 7, 12, 17, 22, 27, 32, 37]
   assert what.meta['media_time'][:2] == [0.2, 0.7]
+  # Seconds of the whole video, as those of the span: one clip of 8 frames.
+  assert [c.first for c in what.clips] == [0]
+  assert list(what.clips[0].seconds) == what.meta['media_time']
+  inside = [1.0 <= s < 2.0 for s in what.clips[0].seconds]
+  assert [n for n, s in enumerate(inside) if s] == [2, 3]
   assert what.span == (1.0, 2.0)
   assert when.question == (
     'In which frames, counted from 1, is this so: a square moves'

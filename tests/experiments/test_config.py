@@ -17,6 +17,7 @@ from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import rank
 from corejax.experiments import resources
 from corejax.experiments import runs
+from corejax.experiments import session
 
 
 def test_defaults_come_from_one_table():
@@ -46,6 +47,32 @@ def test_bad_flags_are_one_line_and_exit_2(argv, words, capsys):
   assert rank.cli(['rank', *argv]) == cli.EX_USER
   err = capsys.readouterr().err
   assert words in err and err.count('\n') == 1
+
+
+def test_videos_are_clips_where_the_family_reads_them():
+  def handed(**settings):
+    return resources.video_as(config_lib.Shared(**settings))
+
+  assert handed(model='internvl_flax') == 'clip'
+  assert handed(model='internvl_flax', video_as='pictures') == 'pictures'
+  assert handed(model='llava_flax') == 'pictures'
+  for model in ('llava_flax', 'llava_next_flax'):
+    with pytest.raises(errors.UserError, match='reads no videos') as caught:
+      handed(model=model, video_as='clip')
+    assert '\n' not in str(caught.value)
+
+
+def test_how_videos_are_handed_over_is_said():
+  for model, said in (
+    ('llava_flax', 'as several pictures (--video_as=pictures)'),
+    ('llava_onevision_flax', 'as clips (--video_as=clip)'),
+  ):
+    config = config_lib.Shared(model=model, data='scenes_video', limit=3)
+    source = resources.load_source(config)
+    assert said in session.describe(source, config.limit)
+    assert bool(source[0].clips) == ('clips' in said)
+  pages = resources.load_source(config_lib.Shared(data='scenes_pages'))
+  assert 'video' not in session.describe(pages, 400)
 
 
 def test_help_names_every_flag(capsys):

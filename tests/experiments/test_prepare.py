@@ -69,8 +69,9 @@ def _outcomes(source):
     {},
     {'tasks': ['what']},
     {'limit': 5},
-    {'evidence': 'whole'},
+    {'evidence': 'whole', 'video_as': 'clip'},
     {'split': 'test:1/2'},
+    {'video_as': 'clip'},
   ],
 )
 def test_every_record_is_what_it_was(raw, ready, settings):
@@ -81,6 +82,9 @@ def test_every_record_is_what_it_was(raw, ready, settings):
   assert sources.remarks(other) == sources.remarks(_load(raw))
   if 'tasks' not in settings:
     assert other.fingerprint == one.fingerprint
+  clips = {bool(e.clips) for e in expected if not isinstance(e, str)}
+  assert clips <= {settings.get('video_as') == 'clip'}
+  assert clips or settings == {'limit': 5}
   if settings in ({}, {'limit': 5}):
     for index in range(len(one)):
       assert sources.told(one, index) == sources.told(other, index)

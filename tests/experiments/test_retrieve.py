@@ -143,6 +143,7 @@ def test_questions_without_evidence_are_rejected(tmp_path, monkeypatch):
     (['--draws=0'], '--draws=0'),
     (['--batch_size=0'], '--batch_size=0'),
     (['--heads=@nowhere'], 'nowhere'),
+    (['--video_as=clip'], '--video_as=clip: frames are ranked'),
   ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, flags, message):

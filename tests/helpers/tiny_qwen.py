@@ -1,6 +1,7 @@
 """Whole tiny Qwen-VL folders: tokenizer, processor files, redrawn weights.
 
 Features of 28 x 28 pixels (Qwen3-VL: 32), as released; pictures of up to 48.
+Videos have, as released, no file of their own but in Qwen3-VL.
 """
 
 import json
@@ -56,6 +57,22 @@ def pixels(patch_size: int = 14, most: int = 48) -> dict:
   }
 
 
+def videos(most: int = 48) -> dict:
+  """A video_preprocessor_config.json of Qwen3-VL; `most` features."""
+  return {
+    'size': {'shortest_edge': 4 * 2 * 32**2, 'longest_edge': most * 2 * 32**2},
+    'patch_size': 16,
+    'temporal_patch_size': 2,
+    'merge_size': 2,
+    'image_mean': [0.5] * 3,
+    'image_std': [0.5] * 3,
+    'fps': 2,
+    'do_sample_frames': True,
+    'processor_class': 'Qwen3VLProcessor',
+    'video_processor_type': 'Qwen3VLVideoProcessor',
+  }
+
+
 def folder(
   path: pathlib.Path,
   kind: str,
@@ -91,6 +108,10 @@ def folder(
   (path / 'preprocessor_config.json').write_text(
     json.dumps(pixels(patch_size, most))
   )
+  if kind.startswith('qwen3'):
+    (path / 'video_preprocessor_config.json').write_text(
+      json.dumps(videos(most))
+    )
   return model
 
 
