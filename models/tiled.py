@@ -224,6 +224,7 @@ class TiledProcessor:
       answer_A=coded.answer_A,
       text=rendered.text,
       blend_TK=blend_TK,
+      video_M=self._video_of(example.clips, plans),
     )
 
   def _render(self, example, template, question, answer) -> prompt_lib.Rendered:
@@ -261,6 +262,20 @@ class TiledProcessor:
     if self.video is None:
       return rendered
     return tokenize.fill(rendered, self.video.token, filmed, 'videos')
+
+  def _video_of(
+    self, clips: Sequence[example_lib.Clip], plans: Sequence[Plan]
+  ) -> np.ndarray | None:
+    """Which video each tile is of, where its tokens are not a picture's."""
+    if not clips or self.video is None:
+      return None
+    if self.video.fill_id == self.image_token_id:
+      return None
+    owner = {m: v for v, clip in enumerate(clips) for m in clip.media}
+    return np.repeat(
+      [owner.get(m, -1) for m in range(len(plans))],
+      [plan.n_tiles for plan in plans],
+    )
 
   def _is_visual(self, ids: np.ndarray) -> np.ndarray:
     """Which of these are tokens of features."""
