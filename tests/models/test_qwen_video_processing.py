@@ -2,7 +2,7 @@
 
 transformers' video processors need torchvision: what is asked of the classes
 themselves skips without it (helpers/torchvision_ops.py has the command). The
-rest holds the code of transformers that runs without; sizes: test_qwen_video.py.
+rest holds the code of transformers that runs without.
 """
 
 import dataclasses
