@@ -120,8 +120,11 @@ class Scenes:
   @property
   def fingerprint(self) -> str:
     """12 hex digits over words, shapes, colours, and all settings."""
+    config = dataclasses.asdict(self.config)
+    if config['shift'] is None:  # the usual scenes are what they always were
+      del config['shift']
     record = [
-      dataclasses.asdict(self.config),
+      config,
       (self.name, self.split, self.seed, self.n_scenes, self._asked),
       (vocab.words(), vocab.QUESTIONS, picture.INK_RGB, picture.GROUND_RGB),
     ]
@@ -227,13 +230,24 @@ class Scenes:
     )
 
   def _box(self, mark: picture.Mark) -> example_lib.Box:
-    return cell_box(mark.page, mark.row, mark.column, self.config.grid)
+    margin = 0.0
+    if self.config.shift is not None:
+      margin = max(0.0, (1 - self.config.shift.size) / 2)
+    return cell_box(
+      mark.page, mark.row, mark.column, self.config.grid, margin
+    )
 
 
-def cell_box(page: int, row: int, column: int, grid: int) -> example_lib.Box:
-  """A cell of a page's grid."""
+def cell_box(
+  page: int, row: int, column: int, grid: int, margin: float = 0.0
+) -> example_lib.Box:
+  """A cell of a page's grid, less a share of its edge on every side."""
   return example_lib.Box(
-    page, column / grid, row / grid, (column + 1) / grid, (row + 1) / grid
+    page,
+    (column + margin) / grid,
+    (row + margin) / grid,
+    (column + 1 - margin) / grid,
+    (row + 1 - margin) / grid,
   )
 
 
