@@ -108,6 +108,7 @@ def test_a_fold_s_records_are_its_own(folder):
   """Half a split numbers its records anew."""
   for part in ('test:1/2', 'test:2/2'):
     half = sources.load('mmdocir', data_dir=str(folder), split=part)
+    assert isinstance(half, sources.Fold)
     for index, record in enumerate(half._indices):
       if half.source.cluster(record) == 'invented.pdf':
         assert len(layouts_lib.of(half, index).boxes) == 4
