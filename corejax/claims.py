@@ -87,7 +87,7 @@ def harmless(change: Any) -> str:
 
 
 def same(verdicts: Sequence[str]) -> str:
-  """Claim 5, of the verdicts on two scales."""
+  """Claims 5 and 10, of the verdicts on two scales or in two families."""
   if UNTESTABLE in verdicts:
     return UNTESTABLE
   return _decide(len(set(verdicts)) == 1, set(verdicts) == {FOR, AGAINST})

@@ -19,11 +19,13 @@ def models() -> str:
       f'{key:21} {", ".join(family.backbones)}; {", ".join(family.towers)}; '
       f'trained: {trained}; image yes, video {video}'
     )
-  lines.append('\n--checkpoint   embedded models, all llava_flax')
+  lines.append('\n--checkpoint          embedded models, with their --model')
+  shipped = registry.shipped()
   for name in embedded.names():
     folder = embedded.folder(name)
     if folder is not None:
-      lines.append(f'{name:14} {embedded.describe(folder)}')
+      key = shipped.get(name, registry.keys()[0])
+      lines.append(f'{name:21} {key}: {embedded.describe(folder)}')
   return '\n'.join(lines)
 
 

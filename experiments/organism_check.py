@@ -51,16 +51,18 @@ def accuracy(
   split: str,
   n: int,
   check: Callable[[], None] = lambda: None,
+  key: str = 'llava_flax',
 ) -> Accuracy:
   """(right, asked) by data set and task, through the folder as it is.
 
   Args:
-    folder: an HF LLaVA folder.
+    folder: an HF folder.
     split: of the scenes, seed 0.
     n: least number of questions a task and data set.
     check: called between batches; may raise to end.
+    key: the folder's family, of the registry.
   """
-  loaded = registry.get('llava_flax').load(folder)
+  loaded = registry.get(key).load(folder)
   counts: Accuracy = {}
   for name in SETS:
     source = _source(name, split, n)

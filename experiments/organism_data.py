@@ -5,8 +5,11 @@
     position   0   1   2  3..   19  20  21..  | 37   38     39 40  41   | 37 ..
 
 A question reads the scene and itself, at the positions that it would have
-alone, so one question by itself is nothing new to the model. Every batch is a
-function of (seed, step): nothing has to be remembered to continue.
+alone, so one question by itself is nothing new to the model. (Where a family
+has tokens around a picture, they are there; where it has M-RoPE, a picture
+takes as many positions as the larger of its sides, 4, and questions go on from
+there on all three axes.) Every batch is a function of (seed, step): nothing has
+to be remembered to continue.
 """
 
 import dataclasses
@@ -21,6 +24,8 @@ from corejax.data.scenes import source
 from corejax.data.scenes import vocab
 from corejax.models import pixels
 from corejax.models.organisms import hf_folder
+from corejax.models.organisms import kind as kind_lib
+from corejax.models.organisms import trained
 
 TASKS = ('colour', 'shape', 'page', 'colour_twin', 'shape_twin', 'page_twin')
 N_WORDS = 5  # of the longest question
@@ -73,7 +78,8 @@ class Layout:
 
   Attributes:
     prefix_T: int32, tokens of the scene.
-    position_T, segment_T: int32 [T].
+    position_T: int32 [T], or [3, T] with M-RoPE.
+    segment_T: int32 [T].
     feature_T: int32 [T], visual feature within the scene, -1 for text.
     slots: int32 [Q], the question's first row.
   """
@@ -85,26 +91,32 @@ class Layout:
   slot_Q: np.ndarray
 
 
-@functools.lru_cache(maxsize=16)
-def layout(pages: int, n_questions: int = N_QUESTIONS) -> Layout:
-  """The layout of packed sequences with so many pages."""
+@functools.lru_cache(maxsize=32)
+def layout(
+  pages: int,
+  kind: kind_lib.Kind = trained.LLAVA,
+  n_questions: int = N_QUESTIONS,
+) -> Layout:
+  """The layout of a family's packed sequences with so many pages."""
   n_cells = hf_folder.GRID**2
   prefix = [hf_folder.ID['<s>']]
   for page in range(pages):
     if pages > 1:
       prefix += [hf_folder.ID['page'], hf_folder.ID[vocab.PAGES[page]]]
+    prefix += kind.ids(*kind.before)
     prefix += [hf_folder.ID['<image>']] * n_cells
+    prefix += kind.ids(*kind.after)
   start = len(prefix)
   slot_Q = start + N_WORDS * np.arange(n_questions)
   feature_T = np.full(start + N_WORDS * n_questions, -1, np.int32)
   rows = np.flatnonzero(np.array(prefix) == hf_folder.ID['<image>'])
   feature_T[rows] = np.arange(len(rows))
-  own = np.arange(N_WORDS)
+  before = kind.positions(feature_T[:start] >= 0)
+  own = np.tile(before.max() + 1 + np.arange(N_WORDS), n_questions)
+  own = np.broadcast_to(own, (*before.shape[:-1], len(own)))
   return Layout(
     prefix_T=np.array(prefix, np.int32),
-    position_T=np.concatenate(
-      [np.arange(start), np.tile(start + own, n_questions)]
-    ).astype(np.int32),
+    position_T=np.concatenate([before, own], -1).astype(np.int32),
     segment_T=np.concatenate(
       [np.zeros(start), np.repeat(1 + np.arange(n_questions), N_WORDS)]
     ).astype(np.int32),
@@ -134,13 +146,13 @@ LAST = np.array([n_words(task) - 1 for task in TASKS], np.int32)
 
 @functools.lru_cache(maxsize=2)
 def cells(spec: pixels.PixelSpec) -> np.ndarray:
-  """Every cell that can be drawn, as the tower gets it.
+  """Every cell that can be drawn, as a tower gets its pixels.
 
   Drawn and processed as whole pages are; the resize averages whole blocks, so
   a cell looks the same wherever it stands.
 
   Args:
-    spec: the checkpoint's pixel processing.
+    spec: the checkpoints' pixel processing.
 
   Returns:
     float32 [8 * (1 + 16 * 8), 3, PATCH, PATCH], row as in `_cell`.
@@ -213,7 +225,14 @@ def _ask(task: str, scene: scene_lib.Scene, pages: int, number: int, rng):
   return mark.glyph, vocab.PAGES[mark.page]
 
 
-def pack(pages: int, seed: int, split: str, first: int, count: int) -> Packed:
+def pack(
+  pages: int,
+  seed: int,
+  split: str,
+  first: int,
+  count: int,
+  kind: kind_lib.Kind = trained.LLAVA,
+) -> Packed:
   """Scenes `first`, `first + 1`, .. of a split with their questions.
 
   Args:
@@ -222,11 +241,12 @@ def pack(pages: int, seed: int, split: str, first: int, count: int) -> Packed:
     split: of the scenes.
     first: index of the first scene.
     count: B.
+    kind: the family that they are for.
   """
   config = scenes(pages)
-  plan = layout(pages)
+  plan = layout(pages, kind)
   start = len(plan.prefix_T)
-  tokens_BT = np.zeros((count, len(plan.position_T)), np.int32)
+  tokens_BT = np.zeros((count, len(plan.segment_T)), np.int32)
   tokens_BT[:, :start] = plan.prefix_T
   target_BQ = np.zeros((count, N_QUESTIONS), np.int32)
   task_BQ = np.zeros((count, N_QUESTIONS), np.int32)

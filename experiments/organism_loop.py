@@ -25,7 +25,7 @@ from corejax.experiments import organism_schedule as schedule
 from corejax.experiments import organism_training as training
 from corejax.experiments import runs
 from corejax.models import pixels
-from corejax.models.llava import modeling
+from corejax.models.organisms import trained
 
 SPLIT = 'train'
 _ALIGN_PAGES = 64  # a step of stage `align`
@@ -38,7 +38,7 @@ class Job:
   """What is trained how.
 
   Attributes:
-    model: where it starts.
+    model: where it starts, of a family of trained.KINDS.
     spec: the pixel processing of its checkpoint.
     plan: lengths of the stages.
     rates: learning rates.
@@ -47,7 +47,7 @@ class Job:
     save_every: steps between two checkpoints.
   """
 
-  model: modeling.Llava
+  model: Any
   spec: pixels.PixelSpec
   plan: schedule.Plan
   rates: training.Rates
@@ -204,10 +204,11 @@ def _one_step(job: Job, table: jax.Array, place: _Place) -> jax.Array:
       rates=job.rates,
     )
     return loss
+  kind = trained.kind_of(job.model)
   batches = [
     (
-      data.pack(pages, job.seed, SPLIT, step * job.scenes, job.scenes),
-      data.layout(pages),
+      data.pack(pages, job.seed, SPLIT, step * job.scenes, job.scenes, kind),
+      data.layout(pages, kind),
     )
     for pages in (1, job.plan.pages(step, place.moved))
   ]
@@ -229,7 +230,7 @@ def _give_up(job: Job, place: _Place) -> errors.UserError:
 
 def train(
   job: Job, folder: runs.RunFolder, check: Callable[[], None]
-) -> tuple[modeling.Llava, int]:
+) -> tuple[Any, int]:
   """Trains to the end, from wherever the folder's checkpoints are.
 
   Args:
@@ -244,7 +245,8 @@ def train(
   Raises:
     UserError: stage `few` ended without every task being answered.
   """
-  table = jnp.asarray(data.cells(job.spec))
+  kind = trained.kind_of(job.model)
+  table = jnp.asarray(kind.table(data.cells(job.spec)))
   place = _Place(training.start(job.model, job.rates))
   with Saved(folder.path / CHECKPOINTS) as saved:
     saved.restore(place)

@@ -1,4 +1,4 @@
-"""One training step of a small LLaVA, and when which scenes are shown.
+"""One training step of a small model, and when which scenes are shown.
 
 Stage `align`: the tower and the projector learn to say, by the decoder's word
 embeddings, which glyph in which colour a cell shows. Stage `few`: questions on
@@ -23,8 +23,7 @@ from corejax import inputs as inputs_lib
 from corejax import masks
 from corejax.experiments import organism_data as data
 from corejax.models import layers
-from corejax.models import vision
-from corejax.models.llava import modeling
+from corejax.models.organisms import trained
 
 N_TASKS = len(data.TASKS)
 _FORGET = 0.9  # per step, of the running accuracy
@@ -67,6 +66,8 @@ def _dimensions(params: Any) -> Any:
     names = [str(getattr(part, 'key', part)) for part in path]
     if 'language' not in names or 'layers' not in names:
       return None
+    if names[-1] == 'bias':
+      return None
     for name, (reduction, output) in _MATRICES.items():
       if name in names:
         return contrib.MuonDimensionNumbers(reduction, output)
@@ -104,47 +105,47 @@ class State:
   skill_A: jax.Array
 
 
-def start(model: modeling.Llava, rates: Rates) -> State:
+def start(model: Any, rates: Rates) -> State:
   """The state before the first step."""
   params = nnx.to_pure_dict(nnx.state(model))
   return State(params, optimiser(rates).init(params), jnp.zeros(N_TASKS))
 
 
-def model_of(graph: Any, params: Any) -> modeling.Llava:
+def model_of(graph: Any, params: Any) -> Any:
   """The model with these parameters; `graph` is a model of the same shape."""
   definition, state = nnx.split(graph)
   nnx.replace_by_pure_dict(state, params)
   return nnx.merge(definition, state)
 
 
-def pictures(table: jax.Array, cell_MI: jax.Array) -> jax.Array:
-  """[M, 3, Y, X] pixels of pages put together from cells."""
-  n_pages, n_cells = cell_MI.shape
-  grid = int(n_cells**0.5)
-  patch = table.shape[-1]
-  x = table[cell_MI].reshape(n_pages, grid, grid, 3, patch, patch)
-  x = x.transpose(0, 3, 1, 4, 2, 5)
-  return x.reshape(n_pages, 3, grid * patch, grid * patch)
-
-
 def packed_logits(
-  model: modeling.Llava,
+  model: Any,
   table: jax.Array,
   packed: data.Packed,
   plan: data.Layout,
 ) -> jax.Array:
-  """float32 [B, Q, V]: what is answered to each of the packed questions."""
+  """float32 [B, Q, V]: what is answered to each of the packed questions.
+
+  Args:
+    model: of a family of trained.KINDS.
+    table: every cell, as the family's `Kind.table` makes it.
+    packed: the scenes.
+    plan: their layout, for this family.
+  """
+  kind = trained.kind_of(model)
   batch, length = packed.tokens_BT.shape
   per_scene = packed.cell_MI.shape[0] // batch * packed.cell_MI.shape[1]
   first_B1 = per_scene * jnp.arange(batch, dtype=jnp.int32)[:, None]
   segment_BT = jnp.broadcast_to(plan.segment_T, (batch, length))
-  out = modeling.forward(
+  out = kind.modeling.forward(
     model,
     inputs_lib.Inputs(
       tokens_BT=jnp.asarray(packed.tokens_BT),
-      positions_BT=jnp.broadcast_to(plan.position_T, (batch, length)),
+      positions_BT=jnp.broadcast_to(
+        plan.position_T, (batch, *plan.position_T.shape)
+      ),
       mask=masks.AttnMask(q_segment_BT=segment_BT, kv_segment_BS=segment_BT),
-      vision={'pixel_values': pictures(table, jnp.asarray(packed.cell_MI))},
+      vision=kind.show(table, jnp.asarray(packed.cell_MI)),
       feature_BT=jnp.where(plan.feature_T >= 0, first_B1 + plan.feature_T, -1),
     ),
     attend=attention.reference,
@@ -183,14 +184,13 @@ def _named(logits, target, words) -> jax.Array:
 
 def _alignment(model, table, cell_MI, glyph_MI, colour_MI) -> jax.Array:
   """How badly the word embeddings tell what the visual tokens show."""
-  hidden = vision.run(
-    model.vision,
-    pictures(table, cell_MI),
-    model.config.feature_layers,
-    attend=attention.reference,
+  kind = trained.kind_of(model)
+  features_MID = kind.modeling.see(
+    model, kind.show(table, cell_MI), attend=attention.reference
   )
-  features_MID = modeling.project(model, hidden)
   words_VD = jax.lax.stop_gradient(model.language.embed.weight[...])
+  if features_MID.shape[-1] > words_VD.shape[1]:  # DeepStack's come behind
+    features_MID = features_MID[..., : words_VD.shape[1]]
   plain = layers.Norm(words_VD.shape[1], dtype=jnp.dtype('float32'))
   normed = layers.rms_norm(plain, features_MID, 1e-6)
   logits = jnp.einsum('MID,VD->MIV', normed, words_VD) * 0.2

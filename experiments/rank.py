@@ -2,12 +2,15 @@
 
     python -m experiments.rank --model=llava_flax
     python -m experiments.rank --checkpoint=DIR --data=mmdocir --data_dir=DIR
+    python -m experiments.rank --data=scenes_referring,scenes_pages
     python -m experiments.rank --checkpoint=DIR --compile_only --target=v5e:4x4
 
 Writes report.html, heads.csv, heatmap.png, arrays.npz, examples.jsonl,
 rejected.jsonl and run.json into --out. The same command again continues where
 it stopped; other offline settings (--norm, --select, --contrast, --filter,
---bootstrap, --permutations) reuse what was measured.
+--bootstrap, --permutations) reuse what was measured. Several data sets are each
+ranked in a folder of --out and compared (experiments/several.py, which also
+says how --data_dir is then written).
 Compiled programs are kept beside --out, in .jax_cache; another folder is named
 by JAX_COMPILATION_CACHE_DIR, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
 With --compile_only nothing is run or written: the last line says whether such a
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING
 from corejax import errors
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
+from corejax.experiments import several
 
 if TYPE_CHECKING:
   from corejax import ranking as ranking_lib
@@ -394,7 +398,12 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
 
 def cli(argv: list[str] | None = None) -> int:
   """Entry point."""
-  return cli_lib.main(argv, Config, run, __doc__ or '')
+  return cli_lib.main(
+    argv,
+    Config,
+    lambda c: (several.rank if several.asked(c.data) else run)(c),
+    __doc__ or '',
+  )
 
 
 if __name__ == '__main__':

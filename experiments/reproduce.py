@@ -3,6 +3,7 @@
     python -m experiments.reproduce
     python -m experiments.reproduce --trained=runs/train_organism
     python -m experiments.reproduce --models=small-1 --also=
+    python -m experiments.reproduce --models=internvl-small-1,small-1
 
 Every run has its own folder under --out (train/, rank/, ablate/, proxy/,
 compare/), so that the same command again goes on where it stopped, and each can
@@ -35,7 +36,15 @@ RESULTS = (
   'grid.csv',
   'claims.png',
 )
-_MODEL = re.compile(r'(base|small|tiny)-(\d{1,6})', re.ASCII)
+_MODEL = re.compile(
+  r'((internvl|qwen3_vl)-)?(base|small|tiny)-(\d{1,6})', re.ASCII
+)
+PROTOCOL = 'base-1,base-2,base-3,small-1,small-2,small-3'
+# Of amendment 2.
+ADDED = (
+  'internvl-small-1,internvl-small-2,internvl-small-3,'
+  'qwen3_vl-small-1,qwen3_vl-small-2,qwen3_vl-small-3'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,18 +52,18 @@ class Config:
   """Settings of a reproduction; the defaults are the protocol's."""
 
   models: str = setting(
-    'base-1,base-2,base-3,small-1,small-2,small-3',
-    'what is trained and counted: sizes and seeds of train_organism',
+    PROTOCOL,
+    'what is trained and counted: sizes and seeds of train_organism, behind a '
+    'family other than LLaVA (internvl-small-1, qwen3_vl-small-1)',
   )
   also: str = setting(
     'scenes-8x8,scenes-4x8',
-    'checkpoints that are put through the same runs and counted nowhere; '
-    "'' is none",
+    'checkpoints that are put through the same runs and counted nowhere, '
+    "embedded ones or folders of LLaVAs; '' is none",
   )
   trained: str = setting(
     '',
-    "folder of trained models, <size>-<seed>/model; '' trains what <out>/train "
-    'lacks',
+    "folder of trained models, <name>/model; '' trains what <out>/train lacks",
   )
   rank_limit: int = setting(400, 'records to rank on')
   limit: int = setting(800, 'records to ablate on')
@@ -82,7 +91,8 @@ class Config:
     for name in self.counted:
       if not _MODEL.fullmatch(name):
         raise errors.UserError(
-          f'--models={self.models}: {name!r} is no size and seed; write base-1'
+          f'--models={self.models}: {name!r} is no size and seed; write base-1 '
+          'or internvl-small-1'
         )
     names = [*self.counted, *self.beside]
     if not names or len(set(names)) < len(names):
@@ -104,11 +114,13 @@ class Config:
   @property
   def deviations(self) -> list[str]:
     """Settings that are not the protocol's, as flags."""
+    free = {'trained', 'out', 'resume'}
+    if self.models in (ADDED, f'{PROTOCOL},{ADDED}'):
+      free.add('models')
     return [
       f'--{field.name}={getattr(self, field.name)}'
       for field in dataclasses.fields(self)
-      if field.name not in ('trained', 'out', 'resume')
-      and getattr(self, field.name) != field.default
+      if field.name not in free and getattr(self, field.name) != field.default
     ]
 
 
@@ -118,12 +130,13 @@ class Result:
 
   Attributes:
     cases: every claim on every model and data set.
-    verdicts: claim -> what the counted cases come to.
+    verdicts: family -> claim -> what the counted cases come to; LLaVA's first,
+      'families' last where there are several.
     out: the run folder.
   """
 
   cases: list[claims_lib.Case]
-  verdicts: dict[str, str]
+  verdicts: dict[str, dict[str, str]]
   out: pathlib.Path
 
 
@@ -168,17 +181,21 @@ def run(config: Config) -> Result:
     reproduce_runs.compare_all(config, out, made)
     cases = reproduce_cases.all_cases(made)
     counted = [case for case in cases if case.model not in config.beside]
-    verdicts = reproduce_cases.verdicts(counted)
+    parts = reproduce_cases.by_family(made, counted)
+    verdicts = {
+      part: reproduce_cases.verdicts(cases_of, part)
+      for part, cases_of in parts.items()
+    }
     folder.write('cases.csv', reproduce_report.cases_csv(cases))
-    folder.write('claims.csv', reproduce_report.claims_csv(counted, verdicts))
+    folder.write('claims.csv', reproduce_report.claims_csv(parts, verdicts))
     folder.write('grid.csv', reproduce_report.grid_csv(made))
     picture = reproduce_report.figure(made, config.beside)
     folder.write('claims.png', picture)
-    summary = reproduce_report.summary(config, counted, verdicts)
+    summary = reproduce_report.summary(config, parts, verdicts)
     folder.write(
       report.FILE,
       reproduce_report.page(
-        made, cases, verdicts, config.beside, picture, summary
+        made, cases, parts, verdicts, config.beside, picture, summary
       ),
     )
     folder.record['summary'] = summary

@@ -31,17 +31,49 @@ TITLES = {
   '7': 'whatever a cut head writes or reads instead',
 }
 RANKINGS = '8'
+# Cases over several families, told apart from each family's own.
+ACROSS = {
+  '10 of 2': 'claim 2 holds across families',
+  '10 of 3': 'claim 3 holds across families',
+}
+FAMILIES = 'families'
 
 
 def all_cases(made: Sequence[reproduce_runs.Made]) -> list[claims.Case]:
   """Every claim on every model and data set."""
   cases = [case for each in made for case in _of_model(each)]
-  return [*cases, *_scales(made, cases)]
+  return [*cases, *_scales(made, cases), *_families(made, cases)]
 
 
-def verdicts(cases: Sequence[claims.Case]) -> dict[str, str]:
-  """Claim -> what its cases come to, in the order of TITLES."""
-  found: dict[str, list[claims.Case]] = {claim: [] for claim in TITLES}
+def by_family(
+  made: Sequence[reproduce_runs.Made], cases: Sequence[claims.Case]
+) -> dict[str, list[claims.Case]]:
+  """Family -> its cases: LLaVA's first; FAMILIES last if there are several."""
+  of_model = {each.name: each.family for each in made if each.size}
+  llava = reproduce_runs.LLAVA
+  families = sorted(
+    set(of_model.values()) or {llava}, key=lambda f: (f != llava, f)
+  )
+  if len(families) > 1:
+    families.append(FAMILIES)
+  parts: dict[str, list[claims.Case]] = {family: [] for family in families}
+  for case in cases:
+    across = case.claim in ACROSS
+    family = of_model[case.model.split(' and ')[0]]
+    parts[FAMILIES if across else family].append(case)
+  return parts
+
+
+def verdicts(cases: Sequence[claims.Case], part: str = '') -> dict[str, str]:
+  """Claim -> what its cases come to, in the order of the titles.
+
+  Args:
+    cases: those that count.
+    part: FAMILIES where they are its.
+  """
+  found: dict[str, list[claims.Case]] = {
+    claim: [] for claim in (ACROSS if part == FAMILIES else TITLES)
+  }
   for case in cases:
     found.setdefault(case.claim, []).append(case)
   return {claim: claims.verdict(each) for claim, each in found.items()}
@@ -49,8 +81,8 @@ def verdicts(cases: Sequence[claims.Case]) -> dict[str, str]:
 
 def title(claim: str) -> str:
   """What a claim says."""
-  if claim in TITLES:
-    return TITLES[claim]
+  if claim in TITLES or claim in ACROSS:
+    return {**TITLES, **ACROSS}[claim]
   return f'heads are found by {claim.removeprefix(RANKINGS).strip()}'
 
 
@@ -188,24 +220,42 @@ def _two_data_sets(made) -> Iterator[claims.Case]:
 
 
 def _scales(made, cases: Sequence[claims.Case]) -> Iterator[claims.Case]:
-  """Claim 5: the same seed in two sizes."""
+  """Claim 5: the same family and seed in two sizes."""
+  groups_of: dict[tuple[str, int], list[str]] = {}
+  for each in made:
+    if each.size:
+      groups_of.setdefault((each.family, each.seed), []).append(each.name)
+  for _, names in sorted(groups_of.items(), key=lambda item: item[0][1]):
+    if len(names) == 2:
+      yield from _alike('5', names, cases)
+
+
+def _families(made, cases: Sequence[claims.Case]) -> Iterator[claims.Case]:
+  """Claim 10: the same size and seed, as LLaVA and in another family."""
+  trained = {(e.family, e.size, e.seed): e.name for e in made if e.size}
+  for (family, *same), name in trained.items():
+    base = trained.get((reproduce_runs.LLAVA, *same))
+    if family != reproduce_runs.LLAVA and base is not None:
+      yield from _alike('10', [base, name], cases)
+
+
+def _alike(
+  number: str, names: Sequence[str], cases: Sequence[claims.Case]
+) -> Iterator[claims.Case]:
+  """Do claims 2 and 3 come out the same way for two models?"""
   found = {(c.claim, c.model, c.data): c.verdict for c in cases}
-  for seed in sorted({each.seed for each in made if each.size}):
-    names = [e.name for e in made if e.size and e.seed == seed]
-    if len(names) != 2:
-      continue
-    for claim in ('2', '3'):
-      for data in reproduce_runs.DATA:
-        both = [
-          found.get((claim, name, data), claims.UNDECIDED) for name in names
-        ]
-        yield claims.Case(
-          f'5 of {claim}',
-          ' and '.join(names),
-          data,
-          ', '.join(both),
-          math.nan,
-          math.nan,
-          math.nan,
-          claims.same(both),
-        )
+  for claim in ('2', '3'):
+    for data in reproduce_runs.DATA:
+      both = [
+        found.get((claim, name, data), claims.UNDECIDED) for name in names
+      ]
+      yield claims.Case(
+        f'{number} of {claim}',
+        ' and '.join(names),
+        data,
+        ', '.join(both),
+        math.nan,
+        math.nan,
+        math.nan,
+        claims.same(both),
+      )

@@ -54,21 +54,35 @@ def cases_csv(cases: Sequence[claims.Case]) -> str:
   )
 
 
+def _rows(
+  parts: Mapping[str, Sequence[claims.Case]],
+  verdicts: Mapping[str, Mapping[str, str]],
+) -> list[tuple[str, str, list[int], str]]:
+  """(family, claim, cases by verdict in the order of _VERDICTS, verdict)."""
+  rows = []
+  for family, cases in parts.items():
+    counted = counts(cases)
+    for claim, verdict in verdicts[family].items():
+      n = counted.get(claim, Counter())
+      rows.append((family, claim, [n[v] for v in _VERDICTS], verdict))
+  return rows
+
+
 def claims_csv(
-  cases: Sequence[claims.Case], verdicts: Mapping[str, str]
+  parts: Mapping[str, Sequence[claims.Case]],
+  verdicts: Mapping[str, Mapping[str, str]],
 ) -> str:
-  """claims.csv: what the counted cases come to."""
-  counted = counts(cases)
+  """claims.csv: what the counted cases come to, each family apart."""
+  rows = _rows(parts, verdicts)
   columns: dict[str, Any] = {
-    'claim': list(verdicts),
-    'says': [reproduce_cases.title(claim) for claim in verdicts],
+    'family': [family for family, *_ in rows],
+    'claim': [claim for _, claim, *_ in rows],
+    'says': [reproduce_cases.title(claim) for _, claim, *_ in rows],
     **{
-      verdict.replace(' ', '_'): [
-        counted.get(claim, Counter())[verdict] for claim in verdicts
-      ]
-      for verdict in _VERDICTS
+      verdict.replace(' ', '_'): [n[i] for *_, n, _ in rows]
+      for i, verdict in enumerate(_VERDICTS)
     },
-    'verdict': list(verdicts.values()),
+    'verdict': [verdict for *_, verdict in rows],
   }
   return table.write({name: np.array(c) for name, c in columns.items()})
 
@@ -89,14 +103,16 @@ def grid_csv(made: Sequence[reproduce_runs.Made]) -> str:
 
 
 def summary(
-  config: Any, cases: Sequence[claims.Case], verdicts: Mapping[str, str]
+  config: Any,
+  parts: Mapping[str, Sequence[claims.Case]],
+  verdicts: Mapping[str, Mapping[str, str]],
 ) -> list[str]:
   """What came out, in lines of plain text.
 
   Args:
     config: a reproduce.Config.
-    cases: those that count.
-    verdicts: of the claims.
+    parts: family -> the cases that count.
+    verdicts: family -> claim -> verdict.
   """
   lines = ['']
   if config.deviations:
@@ -107,17 +123,19 @@ def summary(
   lines.append(
     f'{len(config.counted)} models counted: {", ".join(config.counted)}'
   )
-  lines.append(
-    f'{"claim":10} {"for":>4} {"against":>8} {"undecided":>10} '
-    f'{"untestable":>11}  verdict'
-  )
-  counted = counts(cases)
-  for claim, verdict in verdicts.items():
-    n = counted.get(claim, Counter())
+  told = ''
+  for family, claim, n, verdict in _rows(parts, verdicts):
+    if family != told:
+      if len(parts) > 1:
+        lines.append(f'\n{family}')
+      lines.append(
+        f'{"claim":10} {"for":>4} {"against":>8} {"undecided":>10} '
+        f'{"untestable":>11}  verdict'
+      )
+      told = family
     lines.append(
-      f'{claim.split(" ")[0]:10} {n[claims.FOR]:4} {n[claims.AGAINST]:8} '
-      f'{n[claims.UNDECIDED]:10} {n[claims.UNTESTABLE]:11}  {verdict}: '
-      f'{reproduce_cases.title(claim)}'
+      f'{claim.split(" ")[0]:10} {n[0]:4} {n[1]:8} {n[2]:10} {n[3]:11}  '
+      f'{verdict}: {reproduce_cases.title(claim)}'
     )
   return lines
 
@@ -181,7 +199,8 @@ def _point(axes, y, estimate, shape, colour) -> None:
 def page(
   made: Sequence[reproduce_runs.Made],
   cases: Sequence[claims.Case],
-  verdicts: Mapping[str, str],
+  parts: Mapping[str, Sequence[claims.Case]],
+  verdicts: Mapping[str, Mapping[str, str]],
   beside: Sequence[str],
   picture: bytes,
   lines: Sequence[str],
@@ -191,12 +210,12 @@ def page(
   Args:
     made: the models.
     cases: all of them.
-    verdicts: of the counted ones.
+    parts: family -> those that count.
+    verdicts: family -> claim -> verdict.
     beside: names of the models that are counted nowhere.
     picture: as `figure` drew it.
     lines: as the command prints them.
   """
-  counted = counts([case for case in cases if case.model not in beside])
   encoded = base64.b64encode(picture).decode()
   return report.render(
     'reproduce.html',
@@ -205,12 +224,13 @@ def page(
       'figure': f'data:image/png;base64,{encoded}',
       'claims': [
         {
+          'family': family if len(parts) > 1 else '',
           'number': claim.split(' ')[0],
           'says': reproduce_cases.title(claim),
-          'counts': [counted.get(claim, Counter())[v] for v in _VERDICTS],
+          'counts': n,
           'verdict': verdict,
         }
-        for claim, verdict in verdicts.items()
+        for family, claim, n, verdict in _rows(parts, verdicts)
       ],
       'models': [_model(each, each.name in beside) for each in made],
       'cases': [

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
   from corejax.experiments import rank
   from corejax.experiments import train_organism
 
+LLAVA = 'llava'
 REFERRING, PAGES = DATA = 'scenes_referring', 'scenes_pages'
 RANK_SPLIT, SPLIT = 'validation', 'test'
 SELECT, ENDPOINT = 'top5%', '5%'
@@ -40,7 +41,8 @@ class Made:
   """The results of one model.
 
   Attributes:
-    name: size-seed, or the checkpoint.
+    name: of --models, or the checkpoint.
+    family: key of the registry without _flax.
     size, seed: of a model that was trained; ('', 0) of another.
     ranked, cut: data set -> ranking, ablation of the main grid.
     reduced: name in REDUCED -> ablation.
@@ -50,6 +52,7 @@ class Made:
   """
 
   name: str
+  family: str
   size: str
   seed: int
   ranked: Mapping[str, rank.Result]
@@ -60,13 +63,19 @@ class Made:
   folders: Sequence[str]
 
 
+def parse(name: str) -> tuple[str, str, int]:
+  """(family, size, seed) of a name of --models."""
+  *family, size, seed = name.split('-')
+  return (family[0] if family else LLAVA), size, int(seed)
+
+
 def make(config: Any, out: pathlib.Path, name: str, trained: bool) -> Made:
   """Makes whatever the folders of this model lack, and reads the rest.
 
   Args:
     config: a reproduce.Config.
     out: the folder of all runs.
-    name: size-seed, or a checkpoint.
+    name: of --models, or a checkpoint.
     trained: is it the former?
 
   Raises:
@@ -76,15 +85,17 @@ def make(config: Any, out: pathlib.Path, name: str, trained: bool) -> Made:
   from corejax.experiments import compare
   from corejax.experiments import proxy
   from corejax.experiments import rank
+  from corejax.models import registry
 
   size, seed = '', 0
   checkpoint = name
+  family = registry.shipped().get(name, LLAVA).removesuffix('_flax')
   if trained:
-    size, number = name.split('-')
-    seed = int(number)
-    checkpoint = str(model_folder(config, out, size, seed))
+    family, size, seed = parse(name)
+    checkpoint = str(model_folder(config, out, size, seed, family))
   label = pathlib.PurePath(name).name
   common = {
+    'model': f'{family}_flax',
     'checkpoint': checkpoint,
     'seed': config.seed,
     'resume': config.resume,
@@ -160,6 +171,7 @@ def make(config: Any, out: pathlib.Path, name: str, trained: bool) -> Made:
   )
   return Made(
     name=name,
+    family=family,
     size=size,
     seed=seed,
     ranked=ranked,
@@ -197,7 +209,7 @@ def compare_all(config: Any, out: pathlib.Path, made: Sequence[Made]) -> None:
 
 
 def model_folder(
-  config: Any, out: pathlib.Path, size: str, seed: int
+  config: Any, out: pathlib.Path, size: str, seed: int, family: str = LLAVA
 ) -> pathlib.Path:
   """The trained model, made if it is not there.
 
@@ -207,17 +219,20 @@ def model_folder(
   from corejax.experiments import train_organism
 
   root = pathlib.Path(config.trained or out / 'train').expanduser()
-  folder = root / f'{size}-{seed}'
-  settings = train_organism.Config(size=size, seed=seed, out=str(folder))
+  settings = train_organism.Config(model=f'{family}_flax', size=size, seed=seed)
+  name = train_organism.name(settings)
+  folder = root / name
+  settings = dataclasses.replace(settings, out=str(folder))
   if _is_done(folder, settings):
     return folder / 'model'
   if config.trained:
+    flags = '' if family == LLAVA else f'--model={settings.model} '
     raise errors.UserError(
       f'--trained={config.trained}: {folder} is no finished run of '
-      f'train_organism; python -m experiments.train_organism --size={size} '
-      f'--seed={seed} --out={folder} makes it'
+      f'train_organism; python -m experiments.train_organism {flags}--size='
+      f'{size} --seed={seed} --out={folder} makes it'
     )
-  _say(f'{size}-{seed}', 'train')
+  _say(name, 'train')
   train_organism.run(settings)
   return folder / 'model'
 

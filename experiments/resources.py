@@ -1,5 +1,6 @@
 """From settings to the things a run works on: devices, model, data."""
 
+from collections.abc import Callable
 import dataclasses
 import logging
 import os
@@ -177,9 +178,17 @@ def precision(dtype: str) -> str:
 
 
 def load_source(
-  config: config_lib.Shared, twins: bool = False
+  config: config_lib.Shared,
+  twins: bool = False,
+  alter: Callable[[Any], Any] | None = None,
 ) -> example_lib.Source:
-  """The data that the settings name; with twins if there are any."""
+  """The data that the settings name.
+
+  Args:
+    config: the settings.
+    twins: with twins, if there are any.
+    alter: of drawn scenes, as sources.load takes it.
+  """
   tasks = [t.strip() for t in config.tasks.split(',') if t.strip()]
   return sources.load(
     config.data,
@@ -198,6 +207,7 @@ def load_source(
     missed=config.missed,
     depth=config.depth,
     video_as=video_as(config),
+    alter=alter,
   )
 
 
@@ -222,8 +232,16 @@ def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:
   """What --checkpoint names, and a line on it if it comes with corejax.
 
   A folder wins over an embedded model of the same name, and both over a hub id.
+
+  Raises:
+    UserError: none is named, and none of the family comes with corejax.
   """
-  name = config.checkpoint or embedded_lib.DEFAULT
+  name = config.checkpoint or next(iter(registry.get(config.model).trained), '')
+  if not name:
+    raise errors.UserError(
+      f'--model={config.model}: no weights of this family come with corejax; '
+      'name a folder or a hub id by --checkpoint'
+    )
   if not config.checkpoint or checkpoint_lib.local(name) is None:
     folder = embedded_lib.folder(name)
     if folder is not None:

@@ -1,7 +1,8 @@
-"""Train a small LLaVA from scratch on the scenes and write it as an HF folder.
+"""Train a small model from scratch on the scenes and write it as an HF folder.
 
     python -m experiments.train_organism
     python -m experiments.train_organism --size=small --out=runs/small
+    python -m experiments.train_organism --model=qwen3_vl_flax --size=small
 
 Writes model/ (a checkpoint that transformers loads too), accuracy.json,
 history.csv and run.json into --out. The same command again continues from the
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
   from corejax.experiments import organism_loop
 
 setting = config_lib.setting
+MODELS = ('llava_flax', 'internvl_flax', 'qwen3_vl_flax')
 SIZES = ('base', 'small', 'tiny')
 
 
@@ -31,6 +33,7 @@ SIZES = ('base', 'small', 'tiny')
 class Config:
   """Settings of a training run."""
 
+  model: str = setting('llava_flax', 'family of the model', MODELS)
   size: str = setting('base', 'size of the model', SIZES)
   seed: int = setting(0, 'seed of the weights and of the scenes')
   align_steps: int = setting(60, 'steps that align the tower with the words')
@@ -50,16 +53,19 @@ class Config:
     1000, 'questions a task and data set in the last check; 0 leaves it out'
   )
   split: str = setting('validation', 'split of the last check')
-  out: str = setting('', "run folder; '' is runs/train_organism/<size>-<seed>")
+  out: str = setting(
+    '', "run folder; '' is runs/train_organism/[<family>-]<size>-<seed>"
+  )
   resume: bool = setting(
     True, 'continue what the run folder holds; --noresume starts it over'
   )
 
   def __post_init__(self):
-    if self.size not in SIZES:
-      raise errors.UserError(
-        f'--size={self.size}: not one of {", ".join(SIZES)}'
-      )
+    for name, known in (('model', MODELS), ('size', SIZES)):
+      if getattr(self, name) not in known:
+        raise errors.UserError(
+          f'--{name}={getattr(self, name)}: not one of {", ".join(known)}'
+        )
     for name in ('scenes', 'few_steps', 'many_steps', 'save_every'):
       if getattr(self, name) < 1:
         raise errors.UserError(
@@ -97,13 +103,19 @@ class Result:
   out: pathlib.Path
 
 
+def name(config: Config) -> str:
+  """The model in short: base-1 (a LLaVA), internvl-small-2."""
+  size = f'{config.size}-{config.seed}'
+  if config.model == MODELS[0]:
+    return size
+  return f'{config.model.removesuffix("_flax")}-{size}'
+
+
 def out_folder(config: Config) -> pathlib.Path:
   """Where the run goes."""
   from corejax.experiments import runs
 
-  return runs.folder_path(
-    config.out or f'runs/train_organism/{config.size}-{config.seed}'
-  )
+  return runs.folder_path(config.out or f'runs/train_organism/{name(config)}')
 
 
 # few_steps is a bound: a run that stays within it does not depend on it.
@@ -112,37 +124,38 @@ _OFFLINE = ('out', 'resume', 'save_every', 'questions', 'split', 'few_steps')
 
 def identity(config: Config) -> dict[str, Any]:
   """What the weights depend on."""
-  return {
+  found = {
     name: value
     for name, value in dataclasses.asdict(config).items()
     if name not in _OFFLINE
   }
+  if config.model == MODELS[0]:
+    # Not named by runs that are older than the other families.
+    del found['model']
+  return found
 
 
 def description(config: Config) -> str:
   """The line that corejax.json and `rank` say of the model."""
+  from corejax.models.organisms import trained
+
   return (
-    f'trained model ({config.size}, seed {config.seed}): a small LLaVA, '
-    'trained from scratch on drawn scenes'
+    f'trained model ({config.size}, seed {config.seed}): a small '
+    f'{trained.KINDS[config.model].title}, trained from scratch on drawn scenes'
   )
 
 
 def job(config: Config) -> organism_loop.Job:
   """What these settings train, from its first step on."""
-  import tempfile
-
   from corejax.experiments import organism_loop
   from corejax.experiments import organism_schedule
   from corejax.experiments import organism_training
-  from corejax.models import pixels
+  from corejax.models.organisms import hf_folder
   from corejax.models.organisms import trained
 
-  model = trained.new(trained.SIZES[config.size], config.seed)
-  with tempfile.TemporaryDirectory() as untrained:
-    spec = pixels.read(trained.write(untrained, model, ''), pad=None)
   return organism_loop.Job(
-    model=model,
-    spec=spec,
+    model=trained.new(trained.SIZES[config.size], config.seed, config.model),
+    spec=hf_folder.cell_pixels(),
     plan=organism_schedule.Plan(
       config.align_steps, config.few_steps, config.many_steps, config.skill
     ),
@@ -195,8 +208,8 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result:
   resources.quiet()
   out, size = out_folder(config), trained.SIZES[config.size]
   print(
-    f'{config.size}: {size.layers} layers x {size.heads} heads, seed '
-    f'{config.seed} -> {out}',
+    f'{trained.KINDS[config.model].title}, {config.size}: {size.layers} layers '
+    f'x {size.heads} heads, seed {config.seed} -> {out}',
     flush=True,
   )
   saved = out / organism_loop.CHECKPOINTS
@@ -231,7 +244,7 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result:
       accuracy = {}
       if config.questions:
         accuracy = organism_check.accuracy(
-          path, config.split, config.questions, stop.check
+          path, config.split, config.questions, stop.check, config.model
         )
         folder.write('accuracy.json', json.dumps(accuracy, indent=2) + '\n')
         print(organism_check.table(accuracy))

@@ -39,6 +39,7 @@ def make(
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
   video: bool = False,
+  trained: tuple[str, ...] = (),
   n_blend: Callable[[Any], int] = lambda _: 1,
 ) -> registry.Family:
   """A row of the registry.
@@ -49,6 +50,7 @@ def make(
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
     video: are videos read?
+    trained: trained weights that come with corejax, the default first.
     n_blend: config -> as of registry.Outline.
   """
 
@@ -109,6 +111,7 @@ def make(
     load=load,
     load_processor=load_processor,
     video=video,
+    trained=trained,
     outline=functools.partial(outline, key, config.read, modeling, n_blend),
   )
 

@@ -197,7 +197,8 @@ class Family:
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
     outline: (folder, *, dtype) -> Outline, of its config.json alone.
-    trained: trained weights that come with corejax, by name.
+    trained: trained weights that come with corejax, by name; the first is
+      what is run where no checkpoint is named.
     video: are videos read?
     video_positions: where the positions of videos differ between versions of
       transformers: what `load` takes as this keyword, the default first.
@@ -217,6 +218,11 @@ class Family:
 def keys() -> tuple[str, ...]:
   """All registry keys."""
   return tuple(_MODULES)
+
+
+def shipped() -> dict[str, str]:
+  """Trained weights that come with corejax: name -> key of their family."""
+  return {name: key for key in keys() for name in get(key).trained}
 
 
 def get(key: str) -> Family:

@@ -1,6 +1,7 @@
 """The models that come with corejax, by the names that `--checkpoint` takes.
 
-scenes-8x8, ...   trained on the scenes; their folders lie here
+scenes-8x8, ...   trained on the scenes; their folders lie here (of which family
+                  each is, the registry says: registry.shipped)
 planted           weights set by hand, with known heads; written on first use
 """
 

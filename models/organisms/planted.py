@@ -169,5 +169,6 @@ def write(path: str | os.PathLike, seed: int = 0) -> Planted:
     The known heads; `corejax.json` in the folder says the same.
   """
   planted = known_heads(seed)
-  hf_folder.write(path, config(), weights(seed), planted.to_json())
+  files = hf_folder.documents(config())
+  hf_folder.write(path, files, weights(seed), planted.to_json())
   return planted

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from corejax.experiments import cli
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
 from corejax.models import checkpoint as checkpoint_lib
+from corejax.models import registry
 from corejax.models.organisms import embedded
 from corejax.models.organisms import planted
 from helpers import tree
@@ -196,6 +198,19 @@ def test_embedded_models_by_name(name):
   assert embedded.folder('nobody') is None
 
 
+def test_every_family_has_a_default_or_says_that_it_has_none():
+  for key in registry.keys():
+    config = rank.Config(model=key)
+    names = registry.get(key).trained
+    if names:
+      folder, described = resources_lib.checkpoint(config)
+      assert folder == embedded.folder(names[0]) and described
+    else:
+      with pytest.raises(errors.UserError, match=f'{key}: .*--checkpoint'):
+        resources_lib.checkpoint(config)
+  assert registry.shipped().keys() == {*embedded.names()} - {'planted'}
+
+
 def test_a_folder_wins_over_an_embedded_model(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   (tmp_path / 'planted').mkdir()
@@ -215,6 +230,9 @@ def test_lists(flag, capsys):
   assert rank.cli(['rank', flag]) == 0
   text = capsys.readouterr().out
   assert 'llava_flax' in text or 'scenes_pages' in text
+  if flag == '--list_models':
+    for name, key in registry.shipped().items():
+      assert re.search(rf'^{name} +{key}: trained', text, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

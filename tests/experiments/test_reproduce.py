@@ -2,7 +2,9 @@
 
 import csv
 import json
+import pathlib
 import re
+import types
 
 import pytest
 
@@ -10,6 +12,7 @@ from corejax import claims
 from corejax.experiments import cli
 from corejax.experiments import reproduce
 from corejax.experiments import reproduce_cases
+from corejax.experiments import reproduce_report
 from corejax.experiments import reproduce_runs
 from corejax.experiments import train_organism
 
@@ -85,6 +88,22 @@ def test_the_defaults_are_the_protocols():
   assert other.deviations == ['--models=base-7', '--also=', '--limit=10']
 
 
+def test_the_families_are_the_amendments():
+  text = (pathlib.Path(reproduce.__file__).parent / 'PROTOCOL.md').read_text()
+  assert '`internvl-small-1` to `qwen3_vl-small-3`' in text
+  added = reproduce.ADDED.split(',')
+  assert {reproduce_runs.parse(name) for name in added} == {
+    (family, 'small', seed)
+    for family in ('internvl', 'qwen3_vl')
+    for seed in (1, 2, 3)
+  }
+  for models in (reproduce.ADDED, f'{reproduce.PROTOCOL},{reproduce.ADDED}'):
+    assert not reproduce.Config(models=models).deviations
+  assert reproduce.Config(models=added[0]).deviations
+  keys = {key.removesuffix('_flax') for key in train_organism.MODELS}
+  assert {reproduce_runs.parse(name)[0] for name in added} < keys
+
+
 def case(claim, model, verdict, data='scenes_pages'):
   return claims.Case(claim, model, data, '', 0.0, 0.0, 0.0, verdict)
 
@@ -105,10 +124,76 @@ def test_verdicts_are_told_for_every_claim():
   assert 'consensus' in reproduce_cases.title('8 consensus')
 
 
+def made(name):
+  family, size, seed = reproduce_runs.parse(name)
+  return types.SimpleNamespace(name=name, family=family, size=size, seed=seed)
+
+
+def test_every_family_is_judged_apart():
+  names = [
+    'base-1',
+    'small-1',
+    'internvl-small-1',
+    'qwen3_vl-small-1',
+    'qwen3_vl-small-2',
+  ]
+  models = [made(name) for name in names]
+  says = {
+    'base-1': claims.FOR,
+    'small-1': claims.FOR,
+    'internvl-small-1': claims.AGAINST,
+    'qwen3_vl-small-1': claims.UNTESTABLE,
+    'qwen3_vl-small-2': claims.FOR,
+  }
+  cases = [
+    case(claim, name, verdict, data)
+    for name, verdict in says.items()
+    for claim in ('2', '3')
+    for data in reproduce_runs.DATA
+  ]
+  scales = list(reproduce_cases._scales(models, cases))
+  assert {(c.model, c.verdict) for c in scales} == {
+    ('base-1 and small-1', claims.FOR)
+  }
+  across = list(reproduce_cases._families(models, cases))
+  assert {(c.claim, c.model, c.verdict) for c in across} == {
+    (f'10 of {claim}', f'small-1 and {name}-small-1', verdict)
+    for claim in ('2', '3')
+    for name, verdict in (
+      ('internvl', claims.AGAINST),
+      ('qwen3_vl', claims.UNTESTABLE),
+    )
+  }
+  parts = reproduce_cases.by_family(models, [*cases, *scales, *across])
+  assert list(parts) == ['llava', 'internvl', 'qwen3_vl', 'families']
+  told = {
+    part: reproduce_cases.verdicts(of, part) for part, of in parts.items()
+  }
+  assert told['llava']['2'] == told['qwen3_vl']['2'] == claims.SUPPORTED
+  assert told['internvl']['2'] == claims.CONTRADICTED
+  assert told['internvl']['5 of 2'] == claims.UNTESTED
+  assert told['families'] == dict.fromkeys(
+    reproduce_cases.ACROSS, claims.CONTRADICTED
+  )
+  # LLaVA's are what they are without the others.
+  llava = [*(c for c in cases if c.model in names[:2]), *scales]
+  assert reproduce_cases.by_family(models[:2], llava) == {'llava': llava}
+  assert parts['llava'] == llava
+  rows = list(
+    csv.DictReader(reproduce_report.claims_csv(parts, told).splitlines())
+  )
+  assert rows[-1]['family'] == 'families' and rows[-1]['against'] == '2'
+  config = reproduce.Config(models=','.join(names), also='')
+  lines = reproduce_report.summary(config, parts, told)
+  heads = [line[1:] for line in lines if line.startswith('\n')]
+  assert heads == list(parts)
+
+
 @pytest.mark.parametrize(
   'argv, words',
   [
     (['--models=huge-1'], 'base-1'),
+    (['--models=gpt-small-1'], 'internvl-small-1'),
     (['--models=base-1,base-1'], 'twice'),
     (['--models=', '--also='], 'no model'),
     (['--limit=0'], '--limit=0'),
@@ -153,6 +238,22 @@ def test_other_trainings_are_refused(tmp_path, settings, words):
   config = reproduce.Config(trained=str(tmp_path))
   with pytest.raises(reproduce.errors.UserError, match=re.escape(words)):
     reproduce_runs.model_folder(config, tmp_path, 'small', 2)
+
+
+def test_a_familys_training_is_not_anothers(tmp_path):
+  config = reproduce.Config(trained=str(tmp_path))
+  folder = tmp_path / 'internvl-small-2'
+  trained(folder, model='internvl_flax', size='small', seed=2)
+  assert folder / 'model' == reproduce_runs.model_folder(
+    config, tmp_path, 'small', 2, 'internvl'
+  )
+  folder.rename(tmp_path / 'small-2')
+  with pytest.raises(reproduce.errors.UserError, match='other settings'):
+    reproduce_runs.model_folder(config, tmp_path, 'small', 2)
+  with pytest.raises(
+    reproduce.errors.UserError, match='--model=qwen3_vl_flax --size=small'
+  ):
+    reproduce_runs.model_folder(config, tmp_path, 'small', 2, 'qwen3_vl')
 
 
 def test_a_training_that_is_missing_is_named(tmp_path):

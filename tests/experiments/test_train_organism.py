@@ -21,10 +21,7 @@ import safetensors.numpy
 import transformers
 
 from corejax import errors
-from corejax import inputs as inputs_lib
-from corejax import masks
 from corejax.data.scenes import source as scenes
-from corejax.data.scenes import vocab
 from corejax.experiments import cli
 from corejax.experiments import organism_check
 from corejax.experiments import organism_data as data
@@ -34,10 +31,10 @@ from corejax.experiments import organism_training as training
 from corejax.experiments import runs
 from corejax.experiments import train_organism
 from corejax.models import registry
-from corejax.models.llava import modeling
 from corejax.models.organisms import hf_folder
 from corejax.models.organisms import planted
 from corejax.models.organisms import trained
+from helpers import organisms
 
 RATES = training.Rates()
 # Stage `few` ends at its first check, after 25 steps: no skill is asked.
@@ -55,135 +52,11 @@ STEPS = 3 + 25 + 1
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """An untrained model."""
-  path = tmp_path_factory.mktemp('organism') / 'model'
-  return trained.write(path, trained.new(trained.SIZES['tiny'], 0), 'untrained')
-
-
-@pytest.fixture(scope='module')
-def loaded(folder):
-  return registry.get('llava_flax').load(folder)
-
-
-@pytest.fixture(scope='module')
-def table(loaded):
-  return jnp.asarray(data.cells(loaded.processor.spec))
-
-
-# ---- what is shown
-
-
-@pytest.mark.parametrize('pages', [1, 3, 8])
-def test_scenes_look_as_the_processor_makes_them(loaded, table, pages):
-  name = 'scenes_referring' if pages == 1 else 'scenes_pages'
-  source = scenes.Scenes(
-    name, split='train', seed=5, config=data.scenes(pages), scenes=3
-  )
-  packed = data.pack(pages, 5, 'train', 0, 3)
-  made = np.asarray(training.pictures(table, packed.cell_MI))
-  plan = data.layout(pages)
-  for number in range(3):
-    example = source.example(number, 'colour', 0)
-    encoded = loaded.processor.encode(example)
-    own = made[number * pages : (number + 1) * pages]
-    np.testing.assert_array_equal(own, encoded.vision['pixel_values'])
-    start = encoded.question[0]
-    np.testing.assert_array_equal(encoded.tokens_T[:start], plan.prefix_T)
-    np.testing.assert_array_equal(
-      encoded.positions_T, plan.position_T[: len(encoded.tokens_T)]
-    )
-    np.testing.assert_array_equal(
-      encoded.feature_T, plan.feature_T[: len(encoded.tokens_T)]
-    )
-
-
-def _read(packed, plan, b, q):
-  """(task, words, answer) of a packed question."""
-  task = data.TASKS[packed.task_BQ[b, q]]
-  at = plan.slot_Q[q]
-  ids = packed.tokens_BT[b, at : at + data.n_words(task)]
-  return (
-    task,
-    [hf_folder.TOKENS[i] for i in ids],
-    hf_folder.TOKENS[packed.target_BQ[b, q]],
-  )
-
-
-@pytest.mark.parametrize('pages', [1, 4])
-def test_answers_are_what_the_cells_show(pages):
-  packed = data.pack(pages, 0, 'train', 7, 6)
-  plan = data.layout(pages)
-  glyph_MI, colour_MI = data.captions(packed.cell_MI)
-  seen = set()
-  for b in range(6):
-    own = slice(b * pages, (b + 1) * pages)
-    marks = [
-      (
-        hf_folder.TOKENS[glyph_MI[own][p, i]],
-        hf_folder.TOKENS[colour_MI[own][p, i]],
-        p,
-      )
-      for p, i in zip(*np.nonzero(glyph_MI[own] >= 0))
-    ]
-    per_ground = 1 + len(vocab.GLYPHS) * len(vocab.COLOURS)
-    (ground,) = set((packed.cell_MI[own] // per_ground).ravel())
-    for q in range(data.N_QUESTIONS):
-      task, words, answer = _read(packed, plan, b, q)
-      seen.add(task)
-      last = words[-1]
-      template = vocab.QUESTIONS[task].lower().split()
-      assert words[: len(template)] == [
-        last if word == '{}' else word for word in template
-      ]
-      if task == 'colour':
-        wanted = [c for g, c, _ in marks if g == last]
-      elif task == 'shape':
-        wanted = [g for g, c, _ in marks if c == last]
-      elif task == 'page':
-        wanted = [vocab.PAGES[p] for g, _, p in marks if g == last]
-      elif task == 'colour_twin':
-        wanted = [vocab.COLOURS[ground]]
-      elif task == 'shape_twin':
-        wanted = [vocab.next_glyph(last)]
-      else:
-        wanted = [str(int(last) + 1)]
-      assert wanted == [answer], (task, words)
-  third = 'shape' if pages == 1 else 'page'
-  assert seen == {'colour', 'colour_twin', third, f'{third}_twin'}
-
-
-def test_a_batch_is_a_function_of_its_place():
-  one, same = (data.pack(2, 0, 'train', 4, 2) for _ in range(2))
-  other = data.pack(2, 0, 'train', 6, 2)
-  for name in ('cell_MI', 'tokens_BT', 'target_BQ', 'task_BQ'):
-    np.testing.assert_array_equal(getattr(one, name), getattr(same, name))
-  assert (one.cell_MI != other.cell_MI).any()
-  tail = data.pack(2, 0, 'train', 5, 1)
-  np.testing.assert_array_equal(one.tokens_BT[1:], tail.tokens_BT)
-
-
-def test_a_packed_question_is_answered_as_if_it_were_alone(table):
-  packed, plan = data.pack(2, 0, 'train', 0, 1), data.layout(2)
-  model = trained.new(trained.SIZES['tiny'], 1)
-  together = jax.jit(training.packed_logits)(model, table, packed, plan)
-  forward = jax.jit(modeling.forward)
-  start = len(plan.prefix_T)
-  for q in (0, 7):
-    n = data.n_words(data.TASKS[packed.task_BQ[0, q]])
-    at = plan.slot_Q[q]
-    tokens_T = np.concatenate([plan.prefix_T, packed.tokens_BT[0, at : at + n]])
-    inputs = inputs_lib.Inputs(
-      tokens_BT=jnp.asarray(tokens_T)[None],
-      positions_BT=jnp.arange(start + n)[None],
-      mask=masks.AttnMask(),
-      vision={'pixel_values': training.pictures(table, packed.cell_MI)},
-      feature_BT=jnp.asarray(plan.feature_T[: start + n])[None],
-    )
-    alone = forward(model, inputs)
-    np.testing.assert_allclose(
-      together[0, q], alone.logits_BPV[0, -1], rtol=0, atol=2e-5
-    )
+def tables():
+  cells = data.cells(hf_folder.cell_pixels())
+  return {
+    key: jnp.asarray(kind.table(cells)) for key, kind in trained.KINDS.items()
+  }
 
 
 # ---- how a step moves
@@ -222,8 +95,9 @@ def test_muon_takes_the_decoders_matrices_and_adam_the_rest():
     np.testing.assert_allclose(np.abs(leaf), 1.474, atol=0.02)
 
 
-def test_alignment_teaches_the_tower_and_leaves_the_decoder(table):
-  model = trained.new(trained.SIZES['tiny'], 0)
+@pytest.mark.parametrize('key', ['llava_flax', 'qwen3_vl_flax'])
+def test_alignment_teaches_the_tower_and_leaves_the_decoder(tables, key):
+  model = organisms.untrained(key)
   state = training.start(model, RATES)
   before = jax.tree.map(np.asarray, state.params)
   packed = data.pack(1, 0, 'train', 0, 16)
@@ -232,7 +106,7 @@ def test_alignment_teaches_the_tower_and_leaves_the_decoder(table):
     state, loss = training.align_step(
       state,
       model,
-      table,
+      tables[key],
       packed.cell_MI,
       *data.captions(packed.cell_MI),
       np.float32(1),
@@ -246,8 +120,30 @@ def test_alignment_teaches_the_tower_and_leaves_the_decoder(table):
     before['language'],
     jax.tree.map(np.asarray, state.params['language']),
   )
-  moved = state.params['projector']['linear_2']['weight']
-  assert (before['projector']['linear_2']['weight'] != moved).any()
+  same = jax.tree.map(np.array_equal, before['vision'], state.params['vision'])
+  # DeepStack's mergers write into the decoder, which is not run.
+  same.pop('deep', None)
+  assert not any(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize('key', ['internvl_flax', 'qwen3_vl_flax'])
+def test_a_step_on_questions_moves_every_weight(tables, key):
+  """As `test_training_changes_every_weight` of a LLaVA's whole run."""
+  kind = trained.KINDS[key]
+  model = organisms.untrained(key)
+  state = training.start(model, RATES)
+  before = jax.tree.map(np.asarray, state.params)
+  batches = [(data.pack(2, 0, 'train', 0, 2, kind), data.layout(2, kind))]
+  losses = []
+  for _ in range(8):
+    state, loss = training.answer_step(
+      state, model, tables[key], batches, np.float32(1), rates=RATES
+    )
+    losses.append(float(loss))
+  assert losses[0] == pytest.approx(np.log(len(hf_folder.TOKENS)), rel=0.5)
+  assert losses[-1] < 0.8 * losses[0]
+  same = jax.tree.map(np.array_equal, before, state.params)
+  assert not any(jax.tree.leaves(same)), same
 
 
 def test_schedule():
@@ -375,8 +271,27 @@ def test_what_is_not_learned_is_an_error(tmp_path, capsys):
   assert 'not every task is answered' in told and '--few_steps' in told
 
 
+def test_a_llavas_run_is_named_as_before_there_were_others():
+  config = train_organism.Config(size='small', seed=2)
+  assert 'model' not in train_organism.identity(config)
+  assert train_organism.out_folder(config).name == 'small-2'
+  other = dataclasses.replace(config, model='qwen3_vl_flax')
+  assert train_organism.identity(other)['model'] == 'qwen3_vl_flax'
+  assert train_organism.out_folder(other).name == 'qwen3_vl-small-2'
+  assert 'Qwen3-VL' in train_organism.description(other)
+  assert set(train_organism.MODELS) == set(trained.KINDS)
+
+
 @pytest.mark.parametrize(
-  'flag', ['--size=huge', '--scenes=0', '--muon=0', '--seed=-1', '--skill=2']
+  'flag',
+  [
+    '--model=gpt',
+    '--size=huge',
+    '--scenes=0',
+    '--muon=0',
+    '--seed=-1',
+    '--skill=2',
+  ],
 )
 def test_bad_flags(flag, capsys):
   assert train_organism.cli(['train_organism', flag]) == cli.EX_USER
@@ -427,38 +342,16 @@ def test_transformers_says_the_same(straight):
     np.testing.assert_allclose(logits, theirs, rtol=0, atol=1e-4 * theirs.std())
 
 
-def test_the_folder_is_the_model(loaded):
-  model = trained.new(trained.SIZES['tiny'], 0)
-  assert loaded.config == model.config
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    nnx.to_pure_dict(nnx.state(loaded.model)),
-    nnx.to_pure_dict(nnx.state(model)),
-  )
-
-
-def test_the_check_counts_right_answers(folder, tmp_path):
-  planted.write(tmp_path, seed=0)
-  counts = organism_check.accuracy(tmp_path, 'validation', 6)
+def test_the_check_counts_right_answers(tmp_path):
+  planted.write(tmp_path / 'planted', seed=0)
+  counts = organism_check.accuracy(tmp_path / 'planted', 'validation', 6)
   assert counts.keys() == organism_check.SETS.keys()
   for tasks in counts.values():
     assert len(tasks) == 4
     assert all(right == asked == 8 for right, asked in tasks.values())
+  model = trained.new(trained.SIZES['tiny'], 0)
+  folder = trained.write(tmp_path / 'untrained', model, 'untrained')
   untrained = organism_check.accuracy(folder, 'validation', 6)
   right = sum(r for tasks in untrained.values() for r, _ in tasks.values())
   assert right < 0.3 * 3 * 4 * 8
   assert 'scenes_referring' in organism_check.table(counts)
-
-
-def test_sizes_fit_their_budget():
-  for name, limit in (('base', 8e6), ('small', 4e6)):
-    model = modeling.abstract(
-      trained.config(trained.SIZES[name]), jnp.dtype('float32')
-    )
-    n = sum(p.size for p in jax.tree.leaves(nnx.state(model)))
-    assert 4 * n < limit
-  size = trained.SIZES['base']
-  assert (size.layers, size.heads) == (8, 8)
-  assert dataclasses.astuple(size) != dataclasses.astuple(
-    trained.SIZES['small']
-  )

@@ -50,6 +50,7 @@ assert names == {
   'corejax-reproduce': 'corejax.experiments.reproduce:cli',
   'corejax-retrieve': 'corejax.experiments.retrieve:cli',
   'corejax-route': 'corejax.experiments.route:cli',
+  'corejax-shift': 'corejax.experiments.shift:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """
