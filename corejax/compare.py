@@ -116,6 +116,19 @@ class Comparison:
         return row
     raise KeyError(f'{measure} {k} of {a} and {b}')
 
+  def selected_shape(self, names: Sequence[str]) -> tuple[int, int]:
+    """(L, N) of rankings of one shape.
+
+    Raises:
+      ValueError: they have several.
+    """
+    ((shape, _),) = [
+      (shape, known)
+      for shape, known in self.shapes.items()
+      if set(names) & set(known)
+    ]
+    return shape
+
   def shared(self, names: Sequence[str]) -> heads_lib.HeadSet:
     """Heads that all of these select."""
     return heads_lib.HeadSet(

@@ -3,7 +3,7 @@
 Inputs(tokens_BT=int32[8, 128], positions_BT=int32[8, 128], ...)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -46,3 +46,8 @@ def shorten(text: str) -> str:
 def count(n: int, what: str) -> str:
   """`1 layer`, `2 layers`; a noun whose plural takes an s."""
   return f'{n} {what}' if n == 1 else f'{n} {what}s'
+
+
+def listed(parts: Sequence[str]) -> str:
+  """`a, b and c`."""
+  return ' and '.join([', '.join(parts[:-1]), parts[-1]][len(parts) == 1 :])

@@ -3,13 +3,17 @@
     python -m experiments.ablate --model=llava_flax
     python -m experiments.ablate --heads=@runs/rank/llava_flax-scenes_pages
     python -m experiments.ablate --heads=14-22,13-16 --mode=mean
+    python -m experiments.ablate --data=scenes_referring,scenes_pages
 
 Without --heads the heads are ranked first, on other examples (--rank_split),
 in <out>/ranking. Groups of every k: top, bottom, median, random, and random
 heads of the top's own layers (layer_matched), the fair control. Beside each
 look-up stands its twin, which needs none. Writes report.html, curve.csv,
 curve.png, outcomes.npz, examples.jsonl, rejected.jsonl and run.json into --out.
-The same command again continues where it stopped.
+The same command again continues where it stopped. Several data sets are each
+ranked and ablated in folders of --out, the heads of each, its own ones and the
+shared ones also on every other, in one table (experiments/several.py, which
+also says how --data_dir is then written).
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from corejax import errors
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
 from corejax.experiments import cutting
+from corejax.experiments import several
 
 if TYPE_CHECKING:
   from corejax import effects as effects_lib
@@ -250,7 +255,12 @@ def _finish(config, folder, store, resources, groups, caveat) -> Result:
 
 def cli(argv: list[str] | None = None) -> int:
   """Entry point."""
-  return cli_lib.main(argv, Config, run, __doc__ or '')
+  return cli_lib.main(
+    argv,
+    Config,
+    lambda c: (several.ablate if several.asked(c.data) else run)(c),
+    __doc__ or '',
+  )
 
 
 if __name__ == '__main__':

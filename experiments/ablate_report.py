@@ -36,7 +36,7 @@ _SCRIPTS = (
   'ablate.js',
 )
 
-_MODES = {
+MODES = {
   'zero': 'A cut head writes 0 before the output projection.',
   'mean': 'A cut head writes its mean over other examples, by class of row: '
   'visual, question, other text.',
@@ -88,7 +88,7 @@ class Cut:
   def words(self) -> list[str]:
     """One sentence each."""
     return [
-      _MODES[self.mode],
+      MODES[self.mode],
       _PHASES[self.phase],
       _ROWS[self.rows],
       _ANSWERS[self.answers],

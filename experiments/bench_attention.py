@@ -5,6 +5,7 @@ python -m corejax.experiments.bench_attention '{"side": "ours_dense",
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from typing import Any
@@ -25,6 +26,8 @@ class Spec:
     dense_heads: of the sparse side, the first so many.
     window, sink: of its other heads.
     seed: of the inputs.
+    blocks: query rows, keys and wide of our kernel's BlockSizes; empty is what
+      it takes by itself.
   """
 
   length: int
@@ -35,6 +38,7 @@ class Spec:
   window: int
   sink: int
   seed: int = 0
+  blocks: tuple[int, ...] = ()
 
   def draw(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """q_TNH, k_SKH, v_SKH, float32 with unit variance."""
@@ -117,7 +121,8 @@ def prepare(side: str, spec: Spec) -> tuple[Any, Any]:
     jnp.asarray(sink_1N),
     jnp.ones((1, spec.heads), jnp.float32),
   )
-  run = jax.jit(xla.head_sparse_attention)
+  sizes = blockwise.BlockSizes(*spec.blocks)
+  run = jax.jit(functools.partial(xla.head_sparse_attention, block_sizes=sizes))
 
   def work():
     out = jax.block_until_ready(run(q, k, v, masks.AttnMask(), control))

@@ -55,6 +55,11 @@ class Config:
   sides: str = setting(','.join(SIDES), 'what is compared, comma-separated')
   pairs: int = setting(10, 'rounds')
   cores: int = setting(0, 'cores that every side gets; 0 is all there are')
+  blocks: str = setting(
+    '',
+    'rows and keys of a tile of ours, and how many of them a wide tile holds '
+    "both ways, as 128,128,4; '' is the kernel's own, by which ideals are told",
+  )
   seed: int = setting(0, 'seed of the inputs')
   out: str = setting(
     'runs/bench_kernel', 'run folder; what it holds is replaced'
@@ -75,6 +80,13 @@ class Config:
       least = 0 if field.name in ('cores', 'seed', 'sink') else 1
       if type(value) is int and value < least:
         raise errors.UserError(f'--{field.name}={value}: give {least} or more')
+    words = self.blocks.split(',') if self.blocks else []
+    if words and not (
+      len(words) == 3 and all(w.isdecimal() and int(w) for w in words)
+    ):
+      raise errors.UserError(
+        f'--blocks={self.blocks}: give three whole numbers, as 128,128,4'
+      )
     if not 0 <= self.dense <= 1:
       raise errors.UserError(f'--dense={self.dense:g}: give 0 to 1')
     self.specs()
@@ -114,6 +126,7 @@ class Config:
           self.window,
           self.sink,
           self.seed,
+          tuple(map(int, self.blocks.split(','))) if self.blocks else (),
         )
         for length in self.lengths.split(',')
       ]

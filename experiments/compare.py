@@ -4,18 +4,23 @@
     python -m experiments.compare runs/rank/a other_tool.json --select=top30
     python -m experiments.compare runs/ablate/small runs/ablate/large
     python -m experiments.compare runs/rank/a runs/rank/b --transfer
+    python -m experiments.compare --data=scenes_referring,scenes_pages
 
 RUN is the folder of a finished rank or ablate run, or a JSON file of scores per
 sample ({"layer-head": [..], ..}). A rank run gives one ranking a query set.
 Models of one shape are compared head by head (Spearman, overlap, RBO, against
 chance and noise), others by sparsity, relative depth and ablation curves.
 --transfer also cuts the heads of each run on the data of each (experiments.
-ablate, which runs the models). Writes report.html, compare.csv, structure.csv,
-curves.csv, transfer.csv, figures and run.json into --out.
+ablate, which runs the models). With --data and no RUN, the data sets are ranked
+first (experiments.rank, with its own settings but for those flags that are here
+too), in folders of --out that later comparisons can name. Writes report.html,
+compare.csv, structure.csv, curves.csv, transfer.csv, cross.csv (of ablate
+--data=a,b), figures and run.json into --out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import sys
@@ -24,9 +29,11 @@ from typing import TYPE_CHECKING
 from corejax import errors
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
+from corejax.experiments import several
 
 if TYPE_CHECKING:
   from corejax import compare as compare_lib
+  from corejax import cross as cross_lib
   from corejax.experiments import compare_runs
   from corejax.experiments import transfer as transfer_lib
 
@@ -39,6 +46,8 @@ RESULTS = (
   'structure.csv',
   'curves.csv',
   'transfer.csv',
+  'cross.csv',
+  'cross.png',
   'matrix.png',
   'structure.png',
   'curves.png',
@@ -52,6 +61,13 @@ class Config:
   runs: tuple[str, ...] = config_lib.arguments(
     'RUN', 'run folders or JSON files of scores per sample, two or more'
   )
+  data: str = setting(
+    '', 'instead of RUNs: data sets to rank first, two or more, comma-separated'
+  )
+  data_dir: str = setting('', 'with --data: their folders, as a=DIR,b=DIR')
+  model: str = setting('llava_flax', 'with --data: model family')
+  checkpoint: str = setting('', 'with --data: checkpoint, as experiments.rank')
+  limit: int = setting(400, 'with --data: records of each; 0 is all')
   select: str = setting('top5%', 'which heads are the set: top5% or top30')
   query: str = setting(
     'all',
@@ -88,7 +104,7 @@ class Config:
         raise errors.UserError(
           f'--{field.name}={value}: not one of {", ".join(choices)}'
         )
-    for name in ('bootstrap', 'permutations', 'seed'):
+    for name in ('bootstrap', 'permutations', 'seed', 'limit'):
       if getattr(self, name) < 0:
         raise errors.UserError(
           f'--{name}={getattr(self, name)}: negative; give 0 or more'
@@ -98,7 +114,17 @@ class Config:
         raise errors.UserError(
           f'--parts={self.parts}: {part!r} is none of {", ".join(PARTS)}'
         )
-    if len(self.runs) < 2:
+    if self.data:
+      if self.runs or not several.asked(self.data):
+        raise errors.UserError(
+          f'--data={self.data[:80]}: '
+          + (
+            'give RUNs or --data'
+            if self.runs
+            else 'a comparison needs two data sets or more'
+          )
+        )
+    elif len(self.runs) < 2:
       given = (
         f'only {self.runs[0]!r} is given' if self.runs else 'none is given'
       )
@@ -132,8 +158,12 @@ class Result:
   out: pathlib.Path
 
 
-def run(config: Config) -> Result:
+def run(config: Config, cells: Sequence[cross_lib.Cell] = ()) -> Result:
   """Compares, writes, and says what was found.
+
+  Args:
+    config: with runs; several.compare takes one with data sets.
+    cells: what heads of each data set do on each, to be reported beside.
 
   Raises:
     UserError: a run cannot be read, or what was asked for cannot be compared.
@@ -164,7 +194,7 @@ def run(config: Config) -> Result:
       'flags': dataclasses.asdict(config),
     }
     with runs_lib.open_run(out, identity, record, config.resume) as folder:
-      return _finish(config, folder, compared, planned)
+      return _finish(config, folder, compared, planned, cells)
 
 
 def _check(config: Config, compared) -> None:
@@ -196,7 +226,7 @@ def _check(config: Config, compared) -> None:
     )
 
 
-def _finish(config: Config, folder, compared, planned) -> Result:
+def _finish(config: Config, folder, compared, planned, cells) -> Result:
   """Compares and writes everything."""
   from corejax import compare as compare_lib
   from corejax import parts as parts_lib
@@ -239,6 +269,9 @@ def _finish(config: Config, folder, compared, planned) -> Result:
 
     transfers = transfer_lib.run(planned)
     folder.write('transfer.csv', compare_text.to_csv(transfers))
+  if cells:
+    folder.write('cross.csv', compare_text.to_csv(cells))
+    figures['cross.png'] = compare_figures.cross(cells)
   for name, picture in figures.items():
     folder.write(name, picture)
   if config.export and comparison is not None:
@@ -246,12 +279,19 @@ def _finish(config: Config, folder, compared, planned) -> Result:
       compared, comparison, config.norm, folder.path / 'exchange'
     )
   summary = compare_text.summary(
-    compared, comparison, curves, transfers, config.norm
+    compared, comparison, curves, transfers, config.norm, cells
   )
   folder.write(
     report.FILE,
     compare_report.page(
-      compared, comparison, curves, transfers, figures, summary
+      compared,
+      comparison,
+      curves,
+      transfers,
+      figures,
+      summary,
+      cells,
+      compare_runs.links(compared, folder.path),
     ),
   )
   folder.record['summary'] = summary
@@ -263,7 +303,12 @@ def _finish(config: Config, folder, compared, planned) -> Result:
 
 def cli(argv: list[str] | None = None) -> int:
   """Entry point."""
-  return cli_lib.main(argv, Config, run, __doc__ or '')
+  return cli_lib.main(
+    argv,
+    Config,
+    lambda c: (several.compare if c.data else run)(c),
+    __doc__ or '',
+  )
 
 
 if __name__ == '__main__':

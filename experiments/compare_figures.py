@@ -10,6 +10,7 @@ from matplotlib import figure as mpl_figure
 import numpy as np
 
 from corejax import compare as compare_lib
+from corejax import cross as cross_lib
 from corejax import structure as structure_lib
 from corejax.experiments import compare_runs
 from corejax.experiments import figures
@@ -90,6 +91,51 @@ def matrix(comparison: compare_lib.Comparison, select: str) -> bytes:
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     axes.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(image, ax=axes, shrink=0.8)
+  return figures.png(figure, 130)
+
+
+def cross(cells: Sequence[cross_lib.Cell]) -> bytes:
+  """What cutting each set of heads costs on each data set, as PNG.
+
+  A dot: shown to cost look-ups in particular. Grey: no control was drawn.
+  """
+  sets = list(dict.fromkeys(cell.name for cell in cells))
+  data = list(dict.fromkeys(cell.data for cell in cells))
+  cost_SD = np.full((len(sets), len(data)), np.nan)
+  figure = mpl_figure.Figure(
+    figsize=(3.4 + 1.3 * len(data), 1.6 + 0.4 * len(sets)),
+    layout='constrained',
+  )
+  axes = figure.subplots()
+  axes.set_facecolor('#dddddd')
+  for cell in cells:
+    cost_SD[sets.index(cell.name), data.index(cell.data)] = cell.cost
+  image = axes.imshow(
+    cost_SD, cmap='cividis', vmin=-1.0, vmax=0.0, aspect='auto'
+  )
+  for cell in cells:
+    if math.isfinite(cell.cost):
+      axes.text(
+        data.index(cell.data),
+        sets.index(cell.name),
+        f'{cell.cost:+.2f}' + (' \u2022' if cell.shown else ''),
+        ha='center',
+        va='center',
+        fontsize=8,
+        color='white' if cell.cost < -0.5 else 'black',
+      )
+  axes.set_xticks(range(len(data)), data, fontsize=7, rotation=20, ha='right')
+  axes.set_yticks(
+    range(len(sets)),
+    [f'{n} ({next(c.k for c in cells if c.name == n)})' for n in sets],
+    fontsize=7,
+  )
+  axes.set_title(
+    'accuracy on look-ups: set cut, minus layer-matched cut',
+    fontsize=9,
+    loc='left',
+  )
+  figure.colorbar(image, ax=axes, shrink=0.8)
   return figures.png(figure, 130)
 
 

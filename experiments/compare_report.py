@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import math
 
 from corejax import compare as compare_lib
+from corejax import cross as cross_lib
 from corejax import structure as structure_lib
 from corejax.experiments import compare_runs
 from corejax.experiments import compare_text
@@ -23,6 +24,8 @@ def page(
   transfers: Sequence[transfer_lib.Effect],
   figures: Mapping[str, bytes],
   summary: Sequence[str],
+  cells: Sequence[cross_lib.Cell] = (),
+  links: Mapping[str, Sequence[tuple[str, str]]] | None = None,
 ) -> str:
   """The report.
 
@@ -33,6 +36,8 @@ def page(
     transfers: what the heads of one do on the data of another.
     figures: name -> PNG.
     summary: as the command prints it.
+    cells: what heads of each data set do on each.
+    links: label -> (what it is, path) of reports, seen from this one.
   """
   agreements = comparison.agreements if comparison is not None else ()
   structures = comparison.structures if comparison is not None else ()
@@ -41,7 +46,9 @@ def page(
     {},
     {
       'runs': runs,
-      'lead': _lead(comparison, curves),
+      'links': {run.label: (links or {}).get(run.label, ()) for run in runs},
+      'lead': [*_lead(comparison, curves), *_cross_lead(cells)],
+      'cells': [_cell(cell) for cell in cells],
       'figures': {
         name: f'data:image/png;base64,{base64.b64encode(content).decode()}'
         for name, content in figures.items()
@@ -87,7 +94,8 @@ def _lead(comparison, curves) -> list[str]:
         shared = comparison.shared(names)
         lines.append(
           f'All {len(names)} rankings of {layers} x {heads} heads select '
-          + (f'{shared}.' if len(shared) else 'no head in common.')
+          + (f'{shared}' if len(shared) else 'no head in common')
+          + f' ({compare_text.chance_of_sharing(comparison, names)}).'
         )
   elif comparison is not None:
     lines.append('The rankings are compared by sparsity and relative depth.')
@@ -97,6 +105,33 @@ def _lead(comparison, curves) -> list[str]:
       'random heads of the same layers.'
     )
   return lines
+
+
+def _cross_lead(cells: Sequence[cross_lib.Cell]) -> list[str]:
+  return [
+    f'{line.removeprefix("so: ")}.'
+    for line in compare_text.cross_verdicts(cells)
+  ]
+
+
+def _cell(cell: cross_lib.Cell) -> dict[str, str]:
+  return {
+    'name': cell.name,
+    'heads': cell.heads,
+    'data': cell.data,
+    'intact': _digits(cell.intact),
+    'accuracy': f'{_digits(cell.accuracy)} ({_interval(cell.low, cell.high)})',
+    'control': _digits(cell.control),
+    'twin': _digits(cell.twin),
+    'cost': f'{_digits(cell.cost)} ({_interval(cell.cost_low, cell.cost_high)})'
+    if math.isfinite(cell.cost_low)
+    else _digits(cell.cost),
+    'endpoint': f'{_digits(cell.endpoint)} '
+    f'({_interval(cell.endpoint_low, cell.endpoint_high)})'
+    if math.isfinite(cell.endpoint_low)
+    else _digits(cell.endpoint),
+    'shown': 'yes' if cell.shown else 'not shown',
+  }
 
 
 def _agreement(row: compare_lib.Agreement) -> dict[str, str]:

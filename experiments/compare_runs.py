@@ -204,6 +204,31 @@ def curves(runs: Sequence[Run]) -> list[CurvePoint]:
   return points
 
 
+def links(
+  runs: Sequence[Run], out: pathlib.Path
+) -> dict[str, list[tuple[str, str]]]:
+  """label -> (what it is, path) of reports, seen from a folder that holds them.
+
+  Beside a run's own report that is one of an ablation on its data, where `out`
+  has it under the run's name (experiments/several.py).
+  """
+  found = {}
+  top = out.resolve()
+  for run in runs:
+    if run.folder is None:
+      continue
+    own, other = run.folder.path.resolve(), top / run.label
+    pages = [(run.kind, own)]
+    if other != own and (other / 'curve.csv').is_file():
+      pages.append((finished.ABLATE, other))
+    found[run.label] = [
+      (kind, (folder / 'report.html').relative_to(top).as_posix())
+      for kind, folder in pages
+      if folder.is_relative_to(top) and (folder / 'report.html').is_file()
+    ]
+  return found
+
+
 def export(
   runs: Sequence[Run],
   comparison: compare_lib.Comparison,

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from corejax import compare as compare_lib
+from corejax import cross as cross_lib
 from corejax import describe
 from corejax import errors
 from corejax import heads as heads_lib
@@ -17,6 +18,7 @@ from corejax import table as table_lib
 from corejax.experiments import compare_runs
 from corejax.experiments import finished
 from corejax.experiments import transfer as transfer_lib
+from corejax.stats import agreement
 from corejax.stats import bootstrap
 
 _MOST_PAIRS = 12  # more are in compare.csv
@@ -37,6 +39,7 @@ def summary(
   curves: Sequence[compare_runs.CurvePoint],
   transfers: Sequence[transfer_lib.Effect],
   norm: str,
+  cells: Sequence[cross_lib.Cell] = (),
 ) -> list[str]:
   """What was found, in lines of plain text.
 
@@ -46,6 +49,7 @@ def summary(
     curves: of their ablations.
     transfers: what the heads of one do on the data of another.
     norm: what rank runs were ranked by.
+    cells: what heads of each data set do on each.
   """
   lines = [f'{run.label}: {run.kind}, {run.about}' for run in runs]
   if comparison is not None:
@@ -55,6 +59,7 @@ def summary(
       lines += set_lines(comparison)
     lines += structure_lines(comparison)
   lines += [*curve_lines(curves), *transfer_lines(transfers)]
+  lines += cross_lines(cells)
   return [errors.one_line(line) for line in lines]
 
 
@@ -162,17 +167,13 @@ def verdict(rows: Sequence[compare_lib.Agreement]) -> str:
       else 'chance was not tested'
     )
   against = [_where(r) for r in rows if _is_set(r) and not r.beyond_chance]
-  return f'agree beyond chance in {_and(found)}' + (
-    f'; not shown for {_and(against)}' if against else ''
+  return f'agree beyond chance in {describe.listed(found)}' + (
+    f'; not shown for {describe.listed(against)}' if against else ''
   )
 
 
 def _where(row: compare_lib.Agreement) -> str:
   return 'the whole order' if _is_order(row) else f'the first {row.k}'
-
-
-def _and(parts: Sequence[str]) -> str:
-  return ' and '.join([', '.join(parts[:-1]), parts[-1]][len(parts) == 1 :])
 
 
 def _is_rbo(row: compare_lib.Agreement) -> bool:
@@ -227,13 +228,81 @@ def set_lines(comparison: compare_lib.Comparison) -> list[str]:
       f'selected heads, {layers} x {heads}, {len(names)} rankings of '
       f'{_runs_of(names)}:'
     )
-    lines.append(f'  by all: {_heads(comparison.shared(names))}')
+    lines.append(
+      f'  by all: {_heads(comparison.shared(names))}; '
+      f'{chance_of_sharing(comparison, names)}'
+    )
     for name in names:
       own = comparison.own(name, names)
       if len(own):
         lines.append(f'  by {name} alone: {_heads(own)}')
     lines.append(f'  by any: {_heads(comparison.united(names))}')
   return lines
+
+
+def chance_of_sharing(
+  comparison: compare_lib.Comparison, names: Sequence[str]
+) -> str:
+  """Are heads that all select more than chance, in words."""
+  n_layers, n_heads = comparison.selected_shape(names)
+  sizes = [len(comparison.selected[name]) for name in names]
+  n_common = len(comparison.shared(names))
+  total = n_layers * n_heads
+  p = agreement.common_p(n_common, sizes, total)
+  chance = agreement.common_chance(sizes, total)
+  return f'by chance {chance:.2g}, p {p:.2g}' + (
+    '' if p < compare_lib.Q else ': not shown to be more than chance'
+  )
+
+
+def cross_lines(cells: Sequence[cross_lib.Cell]) -> list[str]:
+  """What cutting the heads of each data set does on each, a cell a line."""
+  if not cells:
+    return []
+  lines = ['heads of each data set cut on each, accuracy on look-ups:']
+  for cell in cells:
+    control = (
+      f', random heads of their layers {cell.control:.3f}; endpoint '
+      f'{cell.endpoint:.3f} {_range3(cell.endpoint_low, cell.endpoint_high)}'
+      if math.isfinite(cell.control)
+      else ''
+    )
+    lines.append(
+      f'  {cell.name} ({cell.k}: {cell.heads}) on {cell.data}: '
+      f'{cell.intact:.3f} to {cell.accuracy:.3f} '
+      f'{_range3(cell.low, cell.high)}{control}'
+    )
+  return [*lines, *cross_verdicts(cells)]
+
+
+def cross_verdicts(cells: Sequence[cross_lib.Cell]) -> list[str]:
+  """On which data each set is shown to serve looking up, a set a line."""
+  lines = []
+  for name in dict.fromkeys(cell.name for cell in cells):
+    mine = [cell for cell in cells if cell.name == name]
+    if not any(math.isfinite(cell.endpoint_low) for cell in mine):
+      lines.append(f'so: {name}: no interval, for lack of draws or clusters')
+      continue
+    at = [cell.data for cell in mine if cell.shown]
+    not_at = [cell.data for cell in mine if not cell.shown]
+    if not at:
+      lines.append(
+        f'so: {name}: cutting is not shown to cost look-ups more than others '
+        'of their layers on any of these data'
+      )
+      continue
+    lines.append(
+      f'so: {name}: cutting costs look-ups more than others of their layers on '
+      + describe.listed(at)
+      + (f'; not shown on {describe.listed(not_at)}' if not_at else '')
+    )
+  return lines
+
+
+def _range3(low: float, high: float) -> str:
+  if not math.isfinite(low):
+    return '[no interval]'
+  return f'[{low:.3f}, {high:.3f}]'
 
 
 def _heads(heads: heads_lib.HeadSet) -> str:

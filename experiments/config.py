@@ -75,8 +75,13 @@ class Shared:
     'transformers-5.23 (or later), -5.17, -4.57, or paper; they differ in the '
     "time of frames and in where the text behind goes on; '' is the first",
   )
-  data: str = setting('scenes_referring', 'data set; see --list_data')
-  data_dir: str = setting('', 'folder of a data set that is not built in')
+  data: str = setting(
+    'scenes_referring',
+    'data set; see --list_data; rank, ablate and compare take a,b,c',
+  )
+  data_dir: str = setting(
+    '', 'folder of a data set that is not built in; of several, a=DIR,b=DIR'
+  )
   split: str = setting('test', 'split of the data set')
   tasks: str = setting('', "tasks to use, comma-separated; '' is all")
   pages: int = setting(4, 'pages of a document shown at once')

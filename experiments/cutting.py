@@ -3,6 +3,7 @@
 settings -> store, identity     what is cut, and what the outcomes depend on
 fill                            measures the parts that are missing
 load                            parts -> outcomes, rows, rejected records
+swept                           all of it, for some sets, in a run folder
 """
 
 from __future__ import annotations
@@ -262,6 +263,49 @@ def load(
     n_heads=resources.loaded.n_heads,
   )
   return outcomes, rows, rejected
+
+
+def swept(
+  settings: Settings,
+  resources: resources_lib.Resources,
+  source: example_lib.Source,
+  reference: example_lib.Source,
+  groups: Sequence[groups_lib.Group],
+  out: pathlib.Path,
+  stop: cli_lib.Stop,
+) -> tuple[effects_lib.Outcomes, list[dict]]:
+  """(outcomes, rows of examples.jsonl) of some sets; measures what lacks.
+
+  In one process.
+
+  Args:
+    settings: of the ablation.
+    resources: the model.
+    source: what is answered.
+    reference: data that means and donors are taken from.
+    groups: the sets of heads, the first one empty.
+    out: a run folder of their own.
+    stop: asked between batches.
+
+  Raises:
+    UserError: see `fill` and `load`; the folder holds another run.
+  """
+  from corejax.experiments import session
+
+  resources = dataclasses.replace(resources, source=source)
+  run_identity = {
+    **identity(settings, resources),
+    'sets': [f'{g.name} {g.k} {g.seed}: {g.heads}' for g in groups],
+  }
+  parts = store(settings, source, out, run_identity)
+  record = {'experiment': 'cut', **resources.describe()}
+  with session.opened(
+    out, run_identity, record, settings.resume, parts, ()
+  ) as folder:
+    assert folder is not None, 'one process'
+    fill(settings, resources, reference, groups, parts, out, stop)
+    outcomes, rows, _ = load(settings, folder, parts, resources, groups)
+    return outcomes, rows
 
 
 def write_outcomes(

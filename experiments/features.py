@@ -50,7 +50,7 @@ def _whole(x: jax.Array, mesh: jax.sharding.Mesh | None) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=('see', 'attend', 'mesh'))
-def _look(
+def look_at(
   model: Any, vision: dict[str, jax.Array], *, see, attend, mesh
 ) -> tuple[jax.Array, ...]:
   """[I, D] of each picture, whole on every device."""
@@ -192,11 +192,11 @@ class FeatureCache:
       if mesh is not None:
         vision = resources_lib.spread(vision, mesh, 'data')
       with jax.default_matmul_precision(self._resources.precision):
-        features = _look(
+        features = look_at(
           loaded.model,
           vision,
           see=loaded.see,
-          attend=self._resources.attend,
+          attend=self._resources.tower_attend,
           mesh=mesh,
         )
       for (name, _), features_ID in zip(group, features):

@@ -131,6 +131,12 @@ class Config(cutting.Judging):
       text = '4,8,12' if self.data == 'scenes_haystack' else str(self.pages)
     return prefill_sets.parse_counts(text, '--page_counts')
 
+  @property
+  def counts_flag(self) -> str:
+    """Where they come from."""
+    given = self.page_counts or self.data == 'scenes_haystack'
+    return '--page_counts' if given else '--pages'
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -194,7 +200,13 @@ def _scales(config: Config, stop: cli_lib.Stop):
   resources.check_batch(config.batch_size)
   return resources, [
     prefill_run.scale(
-      resources, source, pages, config.window, config.sink, config.block
+      resources,
+      source,
+      pages,
+      config.window,
+      config.sink,
+      config.block,
+      config.counts_flag,
     )
     for pages, source in sources.items()
   ]
@@ -336,7 +348,7 @@ def _finish(config, folder, store, resources, scales, sets, caveat) -> Result:
     found = timed_table.Timed(
       score_XE=np.concatenate([a['score'] for a in mine], 1),
       first_XR=np.concatenate([a['first'] for a in mine], 1),
-      kernel_XR=np.concatenate([a['kernel'] for a in mine], 1),
+      kernel_XR=timed_table.rounds([a['kernel'] for a in mine]),
       clusters=[row['cluster'] for row in rows],
       tasks=[row['task'] for row in rows],
       twin_E=np.array([row['twin'] for row in rows], bool),
@@ -347,6 +359,8 @@ def _finish(config, folder, store, resources, scales, sets, caveat) -> Result:
     compared += prefill_table.compare(scale, sets, found, here)
     longest = max(row['prompt'] for row in rows)
     summary.append(prefill_words.placed(scale, rows, longest))
+    if np.isnan(found.kernel_XR).any():
+      summary.append(prefill_words.not_timed(scale))
   summary += prefill_words.summary(table, scales, compared)
   notes = dict.fromkeys(
     f'note     {prefill_words.TITLES[each.name]}, {len(each.heads)} heads: '

@@ -319,6 +319,8 @@ def _line(row: Row) -> str:
 
 
 def _csv(config, rows: list[Row]) -> str:
+  from corejax.experiments import timed_table
+
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   writer.writerow(COLUMNS)
@@ -337,8 +339,8 @@ def _csv(config, rows: list[Row]) -> str:
         row.rounds,
         f'{1e3 * row.seconds:.6g}',
         f'{row.up.value:.6g}',
-        f'{row.up.low:.6g}',
-        f'{row.up.high:.6g}',
+        timed_table.cell(row.up.low),
+        timed_table.cell(row.up.high),
         f'{row.cost.attended:.6g}',
         f'{row.cost.element_ideal:.6g}',
         f'{row.cost.tile_ideal:.6g}',

@@ -65,6 +65,7 @@ def scale(
   window: str,
   sink: str,
   block: int,
+  flag: str = '--pages',
 ) -> Scale:
   """Measures the first usable prompt of the data; nothing is computed.
 
@@ -74,6 +75,7 @@ def scale(
     pages: how many are shown at once.
     window, sink: as prefill_sets.span takes them.
     block: edge of a tile.
+    flag: where `pages` comes from.
 
   Raises:
     UserError: the prompt does not fit into the model's context, or no record
@@ -98,8 +100,8 @@ def scale(
     raise errors.UserError(f'{source.name}/{source.split}: no records')
   if rejected.reason == errors.Reason.TOO_LONG:
     raise errors.UserError(
-      f'{pages} pages of {source.name} are beyond the context: '
-      f'{rejected.detail}; ask for fewer'
+      f'{flag}: {pages} pages of {source.name} are beyond the context: '
+      + rejected.detail.replace('--pages', flag)
     )
   raise errors.UserError(
     f'{pages} pages of {source.name}: the first records are all rejected '

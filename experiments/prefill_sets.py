@@ -154,7 +154,8 @@ def make(
     (sets, what was left out and why).
   """
   shape = np.shape(score_LN)
-  made, left_out, seen = _ends(names, *shape), [], set()
+  made, seen = _ends(names, *shape), set()
+  left_out = _undrawn(names, draws)
   n_usable = int(np.isfinite(score_LN).sum())
   for fraction in fractions:
     k = plan_lib.budget(fraction, *shape)
@@ -181,7 +182,7 @@ def make(
         made.append(Assigned(name, heads, fraction))
         continue
       drawn = name in groups_lib.RANDOM
-      if drawn and 2 * k > n_usable:
+      if drawn and draws and 2 * k > n_usable:
         left_out.append(
           f'{name}, {k} heads: outside the top there are {n_usable - k}'
         )
@@ -202,10 +203,10 @@ def make_given(
   """The given heads dense, with the controls that need no ranking."""
   asked = len(given) / (n_layers * n_heads)
   made = [*_ends(names, n_layers, n_heads), Assigned(GIVEN, given, asked)]
-  left_out = []
+  left_out = _undrawn(names, draws)
   usable_LN = np.ones((n_layers, n_heads), bool)
   for name in groups_lib.RANDOM:
-    if name not in names:
+    if name not in names or not draws:
       continue
     if 2 * len(given) > usable_LN.size:
       left_out.append(f'{name}: more than half of all heads are given')
@@ -214,6 +215,13 @@ def make_given(
       group = groups_lib.control(name, given, usable_LN, seed)
       made.append(Assigned(name, group.heads, asked, seed, group.note))
   return made, left_out
+
+
+def _undrawn(names: Sequence[str], draws: int) -> list[str]:
+  """Random assignments that --draws=0 leaves out."""
+  if draws:
+    return []
+  return [f'{n}: no draws (--draws=0)' for n in names if n in groups_lib.RANDOM]
 
 
 def _ends(names, n_layers: int, n_heads: int) -> list[Assigned]:

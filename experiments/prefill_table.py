@@ -130,7 +130,10 @@ def rows(
 
 
 def to_csv(table: Sequence[Row], batch_size: int) -> str:
-  """prefill.csv; times are milliseconds of a call with `batch` prompts."""
+  """prefill.csv; times are milliseconds of a call with `batch` prompts.
+
+  What there is none of, as an interval over fewer than 6 rounds, is empty.
+  """
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   writer.writerow(COLUMNS)
@@ -148,15 +151,15 @@ def to_csv(table: Sequence[Row], batch_size: int) -> str:
         row.kind,
         row.level.n,
         *(
-          f'{x:.6g}'
+          timed_table.cell(x)
           for e in (row.level, row.change)
           for x in (e.value, e.low, e.high)
         ),
         batch_size,
-        f'{1e3 * row.kernel_s:.6g}',
+        timed_table.cell(1e3 * row.kernel_s),
         f'{1e3 * row.first_s:.6g}',
         *(
-          f'{x:.6g}'
+          timed_table.cell(x)
           for up in (row.kernel_up, row.first_up)
           for x in (up.value, up.low, up.high)
         ),

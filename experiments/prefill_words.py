@@ -10,6 +10,7 @@ import numpy as np
 from corejax import describe
 from corejax import plan as plan_lib
 from corejax.experiments import ablate_sets
+from corejax.experiments import bench_processes
 from corejax.experiments import prefill_run
 from corejax.experiments import prefill_sets
 from corejax.experiments import prefill_table
@@ -100,6 +101,15 @@ def placed(
   return line
 
 
+def not_timed(scale: prefill_run.Scale) -> str:
+  """Why a length has no time of the attention alone."""
+  return (
+    f'note     {scale.tokens} tokens ({scale.pages} pages): the attention '
+    'alone was not timed, since all records of the batches that it is timed at '
+    'were rejected; a larger --repeats has it timed at more of them'
+  )
+
+
 def summary(
   table: Sequence[prefill_table.Row],
   scales: Sequence[prefill_run.Scale],
@@ -117,16 +127,22 @@ def summary(
   twins = prefill_table.at(table, scale, timed_table.TWIN)
   kind = 'look-ups right' if retrieval else 'twins right'
   lines = [_dense(table, each) for each in scales]
+  both = retrieval and twins
   lines += [
-    f'at {scale.tokens} tokens: dense heads, {kind}, twins, attention alone, '
-    'first token (times faster than all dense; ideal by elements, by tiles)'
+    f'at {scale.tokens} tokens: dense heads, {kind}, '
+    + ('twins, ' if both else '')
+    + 'attention alone, first token (times faster than all dense; ideal by '
+    'elements, by tiles)'
+    + ('' if both else f'; {"no twins" if retrieval else "no look-ups"} asked')
   ]
   for key, row in (retrieval or twins).items():
-    twin = twins[key].level.value if key in twins else math.nan
+    alone = timed_table.milliseconds(row.kernel_s)
+    if math.isfinite(row.kernel_s):
+      alone += f' ms {row.kernel_up.value:.2f}x'
     lines.append(
       f'  {key[0]:>4} {TITLES[row.name]:<13} {timed_table.told(row.level)}  '
-      f'{twin:.3f}  {1e3 * row.kernel_s:.1f} ms {row.kernel_up.value:.2f}x  '
-      f'{1e3 * row.first_s:.1f} ms {row.first_up.value:.2f}x  '
+      + (f'{twins[key].level.value:.3f}  ' if both else '')
+      + f'{alone}  {1e3 * row.first_s:.1f} ms {row.first_up.value:.2f}x  '
       f'({row.cost.element_ideal:.2f}x, {row.cost.tile_ideal:.2f}x)'
     )
   for each in compared:
@@ -199,9 +215,14 @@ def _speed(each: prefill_table.Compared) -> str:
     verdict = 'no faster, as far as these rounds tell'
   return (
     f'first token {timed_table.told(up)}x as fast as all dense: {verdict} '
-    f'(attention alone {timed_table.told(each.row.kernel_up)}x; its tiles '
+    f'(attention alone {_times(each.row.kernel_up)}; its tiles '
     f'allow {each.row.cost.tile_ideal:.2f}x)'
   )
+
+
+def _times(ratio: bench_processes.Ratio) -> str:
+  told = timed_table.told(ratio)
+  return f'{told}x' if math.isfinite(ratio.value) else told
 
 
 def kv_line(

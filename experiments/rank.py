@@ -2,13 +2,19 @@
 
     python -m experiments.rank --model=llava_flax
     python -m experiments.rank --checkpoint=DIR --data=mmdocir --data_dir=DIR
+    python -m experiments.rank --data=scenes_referring,scenes_pages
+    python -m experiments.rank --checkpoint=DIR --compile_only --target=v5e:4x4
 
 Writes report.html, heads.csv, heatmap.png, arrays.npz, examples.jsonl,
 rejected.jsonl and run.json into --out. The same command again continues where
 it stopped; other offline settings (--norm, --select, --contrast, --filter,
---bootstrap, --permutations) reuse what was measured.
+--bootstrap, --permutations) reuse what was measured. Several data sets are each
+ranked in a folder of --out and compared (experiments/several.py, which also
+says how --data_dir is then written).
 Compiled programs are kept beside --out, in .jax_cache; another folder is named
 by JAX_COMPILATION_CACHE_DIR, and JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+With --compile_only nothing is run or written: the last line says whether such a
+run fits on devices that need not be here, from config.json alone.
 """
 
 from __future__ import annotations
@@ -22,14 +28,17 @@ from typing import TYPE_CHECKING
 from corejax import errors
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
+from corejax.experiments import several
 
 if TYPE_CHECKING:
   from corejax import ranking as ranking_lib
   from corejax import scores as scores_lib
+  from corejax.experiments import ahead_report
 
 setting = config_lib.setting
 
 
+_MOST_TOKENS = 1 << 20
 RESULTS = (
   'heads.csv',
   'heatmap.png',
@@ -73,6 +82,18 @@ class Config(config_lib.Shared):
   bootstrap: int = setting(2000, 'bootstrap resamples of the clusters')
   permutations: int = setting(5000, 'permutations of the null')
   batch_size: int = setting(8, 'examples per forward')
+  compile_only: bool = setting(
+    False, 'compile for --target; print memory, FLOPs and whether it fits'
+  )
+  target: str = setting(
+    '', 'of --compile_only: a slice, as v5e:4x4, v6e:2x4, v5p:2x2x1; h100; cpu'
+  )
+  length: int = setting(16384, 'of --compile_only: tokens of an example')
+  picture: int = setting(
+    1024,
+    'of --compile_only: visual tokens of a picture, where it keeps its own '
+    'size (Qwen-VL)',
+  )
 
   def __post_init__(self):
     super().__post_init__()
@@ -83,6 +104,16 @@ class Config(config_lib.Shared):
         raise errors.UserError(
           f'--{name}={getattr(self, name)}: negative; 0 leaves it out'
         )
+    for name in ('length', 'picture'):
+      if not 1 <= getattr(self, name) <= _MOST_TOKENS:
+        raise errors.UserError(
+          f'--{name}={getattr(self, name)}: give 1 to {_MOST_TOKENS} tokens'
+        )
+    if self.compile_only != bool(self.target):
+      raise errors.UserError(
+        f'--target={self.target}: --compile_only and --target go together, as '
+        '--compile_only --target=v5e:4x4'
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,15 +224,39 @@ def _measure(config: Config, resources, store, stop) -> None:
   )
 
 
+def compile_only(config: Config) -> ahead_report.Report:
+  """Compiles for --target, and says what it takes there.
+
+  Raises:
+    UserError: no such model or target, or one that does not go with the other.
+  """
+  from corejax.experiments import ahead
+
+  report = ahead.of(
+    config,
+    batch_size=config.batch_size,
+    length=config.length,
+    picture=config.picture,
+    profile_set=config.query if config.profiles else None,
+    gradients=config.gradients,
+  )
+  print(report.text())
+  return report
+
+
 def run(config: Config) -> Result | None:
   """Measures what is missing, ranks, writes, and says what was found.
 
   Returns:
-    The Result; None with dry_run, and on all processes but the first.
+    The Result; None with dry_run or compile_only, and on all processes but the
+    first.
 
   Raises:
     UserError: something outside is wrong.
   """
+  if config.compile_only:
+    compile_only(config)
+    return None
   with cli_lib.Stop() as stop:
     return _run(config, stop)
 
@@ -343,7 +398,12 @@ def _finish(config: Config, folder, store, source, resources) -> Result:
 
 def cli(argv: list[str] | None = None) -> int:
   """Entry point."""
-  return cli_lib.main(argv, Config, run, __doc__ or '')
+  return cli_lib.main(
+    argv,
+    Config,
+    lambda c: (several.rank if several.asked(c.data) else run)(c),
+    __doc__ or '',
+  )
 
 
 if __name__ == '__main__':

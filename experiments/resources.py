@@ -1,5 +1,6 @@
 """From settings to the things a run works on: devices, model, data."""
 
+from collections.abc import Callable
 import dataclasses
 import logging
 import os
@@ -113,6 +114,7 @@ class Resources:
     loaded: the model, with its processor.
     source: the data.
     attend: the attention to hand to the model.
+    tower_attend: to its tower, whose heads the mesh need not divide.
     mesh: None on one device.
     precision: of matrix products; float32 means float32, while jax's default
       is bfloat16 passes on a TPU and TF32 on a GPU.
@@ -123,6 +125,7 @@ class Resources:
   loaded: registry.Loaded
   source: example_lib.Source
   attend: attention.Attend
+  tower_attend: attention.Attend
   mesh: jax.sharding.Mesh | None
   precision: str
   embedded: str
@@ -169,10 +172,23 @@ class Resources:
     }
 
 
+def precision(dtype: str) -> str:
+  """Of matrix products; see Resources."""
+  return 'highest' if dtype == 'float32' else 'default'
+
+
 def load_source(
-  config: config_lib.Shared, twins: bool = False
+  config: config_lib.Shared,
+  twins: bool = False,
+  alter: Callable[[Any], Any] | None = None,
 ) -> example_lib.Source:
-  """The data that the settings name; with twins if there are any."""
+  """The data that the settings name.
+
+  Args:
+    config: the settings.
+    twins: with twins, if there are any.
+    alter: of drawn scenes, as sources.load takes it.
+  """
   tasks = [t.strip() for t in config.tasks.split(',') if t.strip()]
   return sources.load(
     config.data,
@@ -191,6 +207,7 @@ def load_source(
     missed=config.missed,
     depth=config.depth,
     video_as=video_as(config),
+    alter=alter,
   )
 
 
@@ -287,15 +304,17 @@ def load(
     image_policy=config.image_policy,
     **_video_positions(config, family),
   )
-  attend = dispatch.attend()
+  attend = tower_attend = dispatch.attend()
   if mesh is not None:
+    tower_attend = dispatch.sharded(attend, mesh, uneven=True)
     attend = dispatch.sharded(attend, mesh)
   return Resources(
     loaded=loaded,
     source=source,
     attend=attend,
+    tower_attend=tower_attend,
     mesh=mesh,
-    precision='highest' if config.dtype == 'float32' else 'default',
+    precision=precision(config.dtype),
     video_positions=config.video_positions,
     embedded=embedded,
   )

@@ -1,26 +1,33 @@
-"""Heads as a retriever: which page of a document answers a question?
+"""Heads as a retriever: which page, which layout of a document answers?
 
-    python -m experiments.retrieve --heads=@runs/rank/A:top5% --data=mmdocir \\
-        --data_dir=MMDocIR/
+    python -m experiments.retrieve --heads=@runs/rank/A:top5% --layouts
+    python -m experiments.retrieve --heads=@runs/rank/A:top5% --layouts \\
+        --data=mmdocir --data_dir=MMDocIR/
 
 Shows a document's pages in chunks of --pages, with the question, and ranks all
 its pages by the mean attention mass that a set of heads puts on each from the
-question's rows. Nothing is generated, and no answer is given. Scored by page
-recall@1, 3, 5 (corejax.recall), beside all heads and, as controls, as many
-heads drawn from anywhere and from the same layers, and beside any order.
+question's rows; with --layouts its paragraphs, tables and figures too, by the
+mass on the tokens that each one's box is. Nothing is generated, and no answer
+is given. Scored by page recall@1, 3, 5 and layout recall@1, 5, 10
+(corejax.recall), beside all heads and, as controls, as many heads drawn from
+anywhere and from the same layers, any order, and layouts by size alone.
 
-Writes retrieval.csv, questions.jsonl, rejected.jsonl and run.json into --out;
-the same command again continues. Masses of different chunks are compared as
-they are. Pages alone: the table of all layouts is not read, so that no recall
-of layouts is given.
+--layout_score says whether a larger layout, which has more tokens, counts for
+more: `mass`, the default, adds up the attention to all of its tokens, as a
+page's mass does; `density` is the mean over its tokens. MMDocIR's recall does
+not charge for area that is retrieved beside the evidence, which favours the
+first; the second points out the smallest thing that is looked at.
+
+Writes report.html, retrieval.csv, retrieval.png, questions.jsonl,
+rejected.jsonl and run.json into --out; the same command again continues, and
+other heads, draws or scores reuse what was measured. Masses of different chunks
+are compared as they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-import csv
 import dataclasses
-import io
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
@@ -30,15 +37,19 @@ from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
 
 if TYPE_CHECKING:
-  import numpy as np
-
   from corejax import groups as groups_lib
+  from corejax.experiments import retrieve_table
 
 setting = config_lib.setting
-RESULTS = ('retrieval.csv', 'questions.jsonl', 'rejected.jsonl')
+RESULTS = (
+  'retrieval.csv',
+  'retrieval.png',
+  'report.html',
+  'questions.jsonl',
+  'rejected.jsonl',
+)
 _WHOLE = 100_000  # pages: more than any document has
 _PART = 8  # questions
-ANY_ORDER, ALL = 'any order', 'all heads'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +62,14 @@ class Config(config_lib.Shared):
   )
   query: str = setting(
     'question', 'rows whose reading counts', ('question', 'last')
+  )
+  layouts: bool = setting(
+    False, 'rank layouts too: those of MMDocIR_layouts.parquet, or cells'
+  )
+  layout_score: str = setting(
+    'mass',
+    'what a layout is ranked by: attention to all of its tokens, or per token',
+    ('mass', 'density'),
   )
   draws: int = setting(5, 'random sets of heads of each kind of control')
   batch_size: int = setting(8, 'chunks per forward')
@@ -69,34 +88,17 @@ class Config(config_lib.Shared):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-  """One group's recall of pages.
-
-  Attributes:
-    name: 'given', a control's name of corejax.groups, ALL or ANY_ORDER.
-    seed: of a random group, else None.
-    heads: how many.
-    recall: k -> 'micro' and 'macro'.
-  """
-
-  name: str
-  seed: int | None
-  heads: int
-  recall: Mapping[int, Mapping[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Result:
   """What a retrieval returns.
 
   Attributes:
-    rows: of retrieval.csv, the given heads first.
+    rows: of retrieval.csv.
     questions: how many were asked.
     rejected: rows of rejected.jsonl.
     out: the run folder.
   """
 
-  rows: Sequence[Row]
+  rows: Sequence[retrieve_table.Row]
   questions: int
   rejected: Sequence[dict]
   out: pathlib.Path
@@ -130,126 +132,6 @@ def _widened(config: Config, pages: int) -> config_lib.Shared:
   return config_lib.Shared(**{**values, 'pages': pages, 'video_as': 'pictures'})
 
 
-def chunks(n_pages: int, size: int) -> list[range]:
-  """Pages that are shown together."""
-  return [
-    range(first, min(first + size, n_pages))
-    for first in range(0, n_pages, size)
-  ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-  """One chunk, as the model takes it."""
-
-  encoded: Any
-  annotated: Any
-  n_pages: int
-
-
-def ask(processor: Any, example: Any, pages: range) -> Asked:
-  """The question about some pages of its document.
-
-  Args:
-    processor: of the model.
-    example: shows the whole document.
-    pages: at most 6 of them.
-
-  Raises:
-    Rejected: it shows a video, or see Processor.encode.
-  """
-  import numpy as np
-
-  from corejax import evidence
-  from corejax import regions
-
-  if example.clips:
-    raise errors.Rejected(
-      errors.Reason.BAD_RECORD,
-      f'{example.id}: it shows a video; pages are ranked, pictures each',
-    )
-  encoded = processor.encode(
-    dataclasses.replace(
-      example,
-      media=tuple(example.media[page] for page in pages),
-      answers=(),
-      evidence=(),
-      distractors=(),
-    )
-  )
-  none_I = np.zeros(len(encoded.visual_I), bool)
-  region_T = regions.partition(
-    len(encoded.tokens_T), encoded.visual_I, none_I, [], encoded.question
-  )
-  # A page a region: the visual ones are the first of all.
-  region_T[encoded.visual_I] = encoded.layout.media_I
-  return Asked(
-    encoded,
-    evidence.Annotated(
-      evidence_I=none_I,
-      distractors_XI=np.zeros((0, len(none_I)), bool),
-      region_T=region_T,
-      rows=evidence.query_rows(encoded),
-      visual_I=encoded.visual_I,
-    ),
-    len(pages),
-  )
-
-
-def _part(config: Config, resources: Any, runner: Any, records: range):
-  """(head, arrays) of some questions, as PartStore.put takes them."""
-  import numpy as np
-
-  from corejax import regions
-  from corejax.experiments import features
-  from corejax.experiments import session
-  from corejax.experiments import step
-
-  rows, rejected, asked = [], [], []
-  for index in records:
-    try:
-      example = resources.source[index]
-      if not example.evidence:
-        raise errors.Rejected(errors.Reason.NO_EVIDENCE, example.id)
-      parts = [
-        ask(resources.loaded.processor, example, pages)
-        for pages in chunks(len(example.media), config.pages)
-      ]
-    except errors.Rejected as e:
-      rejected.append(session.rejection(resources.source, index, e))
-      continue
-    asked += parts
-    rows.append(
-      {
-        'index': index,
-        'id': example.id,
-        'cluster': example.cluster,
-        'domain': str(example.meta.get('domain', '')),
-        'question': example.question,
-        'n_pages': len(example.media),
-        'evidence': sorted({box.media for box in example.evidence}),
-      }
-    )
-  row = regions.QUERY_SETS.index(config.query)
-  masses = []
-  for start in range(0, len(asked), config.batch_size):
-    batch = asked[start : start + config.batch_size]
-    out = runner.start(
-      [each.encoded for each in batch],
-      [each.annotated for each in batch],
-      [features.keys(each.encoded) for each in batch],
-      None,
-    )
-    mass_ELNR = step.fetch(out, len(batch))['mass'][:, :, :, row]
-    masses += [
-      mass_LNR[:, :, : each.n_pages].transpose(2, 0, 1)
-      for mass_LNR, each in zip(mass_ELNR, batch)
-    ]
-  shape = resources.loaded.n_layers, resources.loaded.n_heads
-  mass_ILN = np.concatenate([np.zeros((0, *shape), np.float32), *masses])
-  return {'rows': rows, 'rejected': rejected}, {'mass': mass_ILN}
-
-
 def run(config: Config) -> Result | None:
   """Measures every page's mass once, then ranks by every set of heads.
 
@@ -262,12 +144,18 @@ def run(config: Config) -> Result | None:
 
 
 def _identity(config: Config, resources: Any) -> dict:
+  from corejax.data import layouts
+
   names = (
     'model data split tasks pages dpi limit seed dtype image_policy query '
-    'batch_size'
+    'layouts batch_size'
   )
+  found = {}
+  if config.layouts:
+    found = {'layouts_table': list(layouts.identity(resources.source))}
   return {
     **{name: getattr(config, name) for name in names.split()},
+    **found,
     **resources.identity(),
   }
 
@@ -276,6 +164,8 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
   from corejax import parts as parts_lib
   from corejax import ranking
   from corejax.experiments import pods
+  from corejax.experiments import report
+  from corejax.experiments import retrieve_run
   from corejax.experiments import runs
   from corejax.experiments import session
   from corejax.experiments import step
@@ -285,22 +175,24 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
     raise errors.UserError('retrieve runs in one process; start one alone')
   with stop.at_once():
     resources = _resources(config)
+    identity = _identity(config, resources)
   loaded, source = resources.loaded, resources.source
   resources.check_batch(config.batch_size)
   shape = loaded.n_layers, loaded.n_heads
   given = ranking.parse_heads(config.heads, *shape)
+  sets = _sets(given, shape, config.draws)
   out = runs.folder_path(
     config.out or f'runs/retrieve/{config.model}-{config.data}'
   )
+  what = 'pages and layouts' if config.layouts else 'pages'
   said = (
     f'{loaded.key}: {len(given)} heads of {shape[0]} x {shape[1]} rank the '
-    f'pages of {source.name}/{source.split}, {config.pages} shown at once: '
-    f'{session.describe(source, config.limit)} -> {out}'
+    f'{what} of {source.name}/{source.split}, {config.pages} pages shown at '
+    f'once: {session.describe(source, config.limit)} -> {out}'
   )
   print(said, flush=True)
   if config.dry_run:
     return None
-  identity = _identity(config, resources)
   records = [
     range(first, min(first + _PART, len(source)))
     for first in range(0, len(source), _PART)
@@ -324,29 +216,64 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
     ) as progress:
       for number in missing:
         stop.check()
-        head, arrays = _part(config, resources, runner, records[number])
+        head, arrays = retrieve_run.part(
+          resources,
+          runner,
+          records[number],
+          pages=config.pages,
+          query=config.query,
+          layouts=config.layouts,
+        )
         store.put(number, head, arrays)
         progress.advance(1)
     with stop.at_once():
-      return _finish(config, folder, store, given, shape, len(source))
+      return _finish(
+        config, folder, store, sets, len(source), report.About.of(resources)
+      )
 
 
-def _finish(config, folder, store, given, shape, total) -> Result:
-  """Ranks by every set of heads and writes what came of it."""
+def _sets(
+  given: Any, shape: tuple[int, int], draws: int
+) -> list[groups_lib.Group]:
+  """The heads, all heads, and the controls.
+
+  Raises:
+    UserError: too few heads are left for the controls.
+  """
   import numpy as np
 
-  from corejax import groups as groups_lib
+  from corejax import groups
+  from corejax import heads
+  from corejax.experiments import retrieve_table
+
+  every_LN = np.ones(shape, bool)
+  every = heads.HeadSet.from_mask(every_LN)
+  return [
+    groups.Group(groups.GIVEN, len(given), given),
+    groups.Group(retrieve_table.ALL, len(every), every),
+    *(
+      groups.control(name, given, every_LN, seed)
+      for name in groups.RANDOM
+      for seed in range(draws)
+    ),
+  ]
+
+
+def _finish(config, folder, store, sets, total, about) -> Result:
+  """Ranks by every set of heads and writes what came of it."""
+  from corejax.experiments import retrieve_report
+  from corejax.experiments import retrieve_table
   from corejax.experiments import session
 
-  questions, rejected, masses = [], [], []
+  rejected, questions, ranked, shares = [], [], [], {}
   for number in range(store.n_parts):
     head, arrays = store.open(number)
     rejected += head['rejected']
-    at = 0
-    for row in head['rows']:
-      masses.append(arrays['mass'][at : at + row['n_pages']])
+    for row, question, found in _rank(head['rows'], arrays, sets, config):
       questions.append(row)
-      at += row['n_pages']
+      ranked.append(question)
+      for key, values in found.items():
+        shares.setdefault(key, []).append(values)
   folder.write_lines('rejected.jsonl', rejected)
   session.check_rejected(rejected, total, total, config.max_bad, folder.path)
   if not questions:
@@ -354,114 +281,115 @@ def _finish(config, folder, store, given, shape, total) -> Result:
       f'--data={config.data}: none of {total} questions could be asked; see '
       f'{folder.path / "rejected.jsonl"}'
     )
-  sets = [groups_lib.Group(groups_lib.GIVEN, len(given), given)]
-  everything_LN = np.ones(shape, bool)
-  for name in groups_lib.RANDOM:
-    sets += [
-      groups_lib.control(name, given, everything_LN, seed)
-      for seed in range(config.draws)
-    ]
-  found = [recalls(group, questions, masses, shape) for group in sets]
-  found.insert(1, _of(ALL, None, everything_LN, questions, masses))
-  found.append(_any_order(questions))
-  folder.write('retrieval.csv', _csv(found))
+  founds = _founds(shares, sets, ranked)
+  clusters = [row['cluster'] for row in questions]
+  table = retrieve_table.rows(
+    founds, clusters, [row['domain'] for row in questions]
+  )
+  summary = retrieve_table.summary(
+    table, founds, clusters, config.draws, config.layout_score
+  )
+  summary += _left_out(questions)
+  title = f'{about.model} on {about.data}: {len(questions)} questions'
+  picture = retrieve_report.figure(table, title)
+  folder.write('retrieval.csv', retrieve_table.to_csv(table))
+  folder.write('retrieval.png', picture)
   folder.write_lines('questions.jsonl', questions)
+  page = retrieve_report.page(table, picture, summary, about, config.pages)
+  folder.write('report.html', page)
   folder.record['findings'] = {
-    f'{row.name} {row.seed}'.replace(' None', ''): row.recall[1]['micro']
-    for row in found
-  }
-  print(_table(found, len(questions)))
-  print(f'files    {folder.path}/retrieval.csv, questions.jsonl, run.json')
-  return Result(found, len(questions), rejected, folder.path)
-
-
-def recalls(
-  group: groups_lib.Group,
-  questions: Sequence[dict],
-  masses: Sequence[np.ndarray],
-  shape: tuple[int, int],
-) -> Row:
-  """How a group of heads ranks the pages.
-
-  Args:
-    group: the heads.
-    questions: 'evidence' and 'domain' of each.
-    masses: float32 [pages, L, N] of each.
-    shape: (L, N).
-  """
-  mask_LN = group.heads.mask(*shape)
-  return _of(group.name, group.seed, mask_LN, questions, masses)
-
-
-def _of(name, seed, mask_LN, questions, masses) -> Row:
-  from corejax import recall
-
-  ranked = [
-    recall.first(mass_ILN[:, mask_LN].mean(1), len(mass_ILN))
-    for mass_ILN in masses
-  ]
-  domains = [row['domain'] for row in questions]
-  return Row(
-    name,
-    seed,
-    int(mask_LN.sum()),
-    {
-      k: recall.means(
-        [
-          recall.page_recall(pages, row['evidence'], k)
-          for pages, row in zip(ranked, questions)
-        ],
-        domains,
-      )
-      for k in recall.PAGE_KS
-    },
-  )
-
-
-def _any_order(questions) -> Row:
-  """What pages in any order come to: k of n, whatever the evidence is."""
-  from corejax import recall
-
-  domains = [row['domain'] for row in questions]
-  return Row(
-    ANY_ORDER,
-    None,
-    0,
-    {
-      k: recall.means(
-        [min(k / row['n_pages'], 1.0) for row in questions], domains
-      )
-      for k in recall.PAGE_KS
-    },
-  )
-
-
-def _csv(rows: Sequence[Row]) -> str:
-  text = io.StringIO()
-  writer = csv.writer(text, lineterminator='\n')
-  writer.writerow(['group', 'seed', 'heads', 'k', 'micro', 'macro'])
-  for row in rows:
-    for k, means in row.recall.items():
-      seed = '' if row.seed is None else row.seed
-      writer.writerow(
-        [row.name, seed, row.heads, k, means['micro'], means['macro']]
-      )
-  return text.getvalue()
-
-
-def _table(rows: Sequence[Row], n: int) -> str:
-  """What is printed: of random groups the mean over draws."""
-  lines = [f'page recall of {n} questions at 1, 3, 5 (mean over questions):']
-  for name in dict.fromkeys(row.name for row in rows):
-    of = [row for row in rows if row.name == name]
-    values = [
-      sum(row.recall[k]['micro'] for row in of) / len(of) for k in of[0].recall
+    f'{row.what} {row.name}@{row.k}': [
+      row.micro.value,
+      row.micro.low,
+      row.micro.high,
     ]
-    drawn = f', {len(of)} draws' if of[0].seed is not None else ''
-    heads = f'{of[0].heads} heads{drawn}' if of[0].heads else ''
-    told = '  '.join(f'{value:.3f}' for value in values)
-    lines.append(f'  {name:14} {told}  {heads}'.rstrip())
-  return '\n'.join(lines)
+    for row in table
+    if row.whole
+  }
+  print('\n'.join(summary))
+  print(
+    f'files    {folder.path}/report.html, retrieval.csv, retrieval.png, '
+    'questions.jsonl, run.json'
+  )
+  return Result(table, len(questions), rejected, folder.path)
+
+
+def _rank(rows, arrays, sets, config):
+  """(row, retrieve_table.Ranked, (what, set) -> shares) of each question."""
+  from corejax import recall
+  from corejax.experiments import retrieve_table as table_lib
+
+  shape = arrays['mass'].shape[1:]
+  masks = [group.heads.mask(*shape) for group in sets]
+  page, layout = 0, 0
+  for row in rows:
+    found = {}
+    mass_PLN = arrays['mass'][page : page + row['n_pages']]
+    page += row['n_pages']
+    question = table_lib.Ranked(row['evidence'], row['n_pages'])
+    best = {}
+    for x, mask_LN in enumerate(masks):
+      score_P = mass_PLN[:, mask_LN].mean(1)
+      found[table_lib.PAGES, x] = table_lib.page_shares(question, score_P)
+      if not x:
+        best['pages'] = recall.first(score_P, 5)
+    if config.layouts:
+      part = slice(layout, layout + row['n_layouts'])
+      layout = part.stop
+      place_J5 = arrays['layout_place'][part].tolist()
+      question = dataclasses.replace(
+        question,
+        evidence=[recall.Layout(int(p), (*c,)) for p, *c in row[_EVIDENCE]],
+        layouts=[recall.Layout(int(p), (*c,)) for p, *c in place_J5],
+      )
+      for x, mask_LN in enumerate(masks):
+        mass_J = arrays['layout_mass'][part][:, mask_LN].mean(1, dtype=float)
+        score_J = table_lib.layout_scores(
+          mass_J, arrays['layout_tokens'][part], config.layout_score
+        )
+        found[table_lib.LAYOUTS, x] = table_lib.layout_shares(question, score_J)
+        if not x:
+          best['layouts'] = [place_J5[j] for j in recall.first(score_J, 10)]
+    yield {**row, 'given_heads_first': best}, question, found
+
+
+_EVIDENCE = 'evidence_layouts'
+
+
+def _founds(shares: Mapping, sets, ranked) -> list[retrieve_table.Found]:
+  """Every order of the pages, then of the layouts if they were measured."""
+  import numpy as np
+
+  from corejax.experiments import retrieve_table as table_lib
+
+  founds = []
+  for what in table_lib.KS:
+    if (what, 0) not in shares:
+      continue
+    for x, group in enumerate(sets):
+      share_KE = np.array(shares[what, x]).T
+      founds.append(
+        table_lib.Found(
+          what, group.name, group.seed, len(group.heads), share_KE
+        )
+      )
+    if what == table_lib.LAYOUTS and table_lib.sizes_differ(ranked):
+      founds.append(table_lib.largest_first(ranked))
+    founds.append(table_lib.any_order(ranked, what))
+  return founds
+
+
+def _left_out(questions: Sequence[dict]) -> list[str]:
+  """A line on rows of the table of layouts that are none."""
+  counts: dict[str, int] = {}
+  # Questions of a document share its layouts: count each document's once.
+  for row in {row['cluster']: row for row in questions}.values():
+    for reason, n in row.get('layouts_left_out', {}).items():
+      counts[reason] = counts.get(reason, 0) + n
+  if not counts:
+    return []
+  told = ', '.join(f'{n} {reason}' for reason, n in sorted(counts.items()))
+  return [f'layouts left out, of all documents asked about: {told}']
 
 
 def cli(argv: list[str] | None = None) -> int:

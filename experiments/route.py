@@ -177,6 +177,11 @@ def _ways(config: Config, resources, folder: pathlib.Path):
   return made, chosen.told, chosen.caveat
 
 
+def _left_out(config: Config) -> list[str]:
+  """What --draws=0 leaves out, in words."""
+  return [] if config.draws else ['left out random: no draws (--draws=0)']
+
+
 def _probe_rows(config: Config, tokens: int) -> int:
   return config.probe_rows or max(1, min(64, tokens // 8))
 
@@ -239,7 +244,12 @@ def _run(config: Config, stop: cli_lib.Stop) -> Result | None:
     **resources.describe(),
   }
   if pods.is_first():
-    print(f'{about}\nranking  {told}\nkernel   {kernel}', flush=True)
+    print(
+      '\n'.join(
+        [about, f'ranking  {told}', f'kernel   {kernel}', *_left_out(config)]
+      ),
+      flush=True,
+    )
   with session.opened(
     out, identity, record, config.resume, store, RESULTS
   ) as folder:
@@ -313,6 +323,7 @@ def _finish(config, folder, store, resources, scale, made, caveat) -> Result:
   longest = max(row['prompt'] for row in examples)
   summary = [
     *([f'note     {caveat}'] if caveat else []),
+    *_left_out(config),
     prefill_words.placed(scale, examples, longest),
     *route_table.summary(table),
   ]

@@ -191,7 +191,8 @@ def to_csv(
   def ends(estimate):
     if estimate is None:
       return ['', '', '']
-    return [f'{x:.6g}' for x in (estimate.value, estimate.low, estimate.high)]
+    numbers = estimate.value, estimate.low, estimate.high
+    return [timed_table.cell(x) for x in numbers]
 
   for row in table:
     writer.writerow(

@@ -95,6 +95,14 @@ class Timed:
     return bench_processes.ratio(table_XR[base].tolist(), theirs_R.tolist())
 
 
+def rounds(parts: Sequence[np.ndarray]) -> np.ndarray:
+  """Seconds [X, R] of all parts; one round of nan where none was timed."""
+  seconds_XR = np.concatenate(parts, 1)
+  if seconds_XR.shape[1]:
+    return seconds_XR
+  return np.full((len(seconds_XR), 1), np.nan)
+
+
 def _within(estimate: accuracy.Estimate, least: float) -> accuracy.Estimate:
   return dataclasses.replace(
     estimate,
@@ -103,8 +111,20 @@ def _within(estimate: accuracy.Estimate, least: float) -> accuracy.Estimate:
   )
 
 
+def milliseconds(seconds: float) -> str:
+  """'81.2', or that there is nothing."""
+  return f'{1e3 * seconds:.1f}' if math.isfinite(seconds) else 'not timed'
+
+
+def cell(number: float) -> str:
+  """A number in a CSV file: empty where there is none."""
+  return f'{number:.6g}' if math.isfinite(number) else ''
+
+
 def told(estimate: accuracy.Estimate | bench_processes.Ratio) -> str:
   """'0.812 [0.774, 0.846]'."""
+  if not math.isfinite(estimate.value):
+    return 'not timed'
   if not math.isfinite(estimate.low):
     return f'{estimate.value:.3f}'
   return f'{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]'

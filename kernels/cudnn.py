@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from corejax import control as control_lib
 from corejax import masks
 from corejax.kernels import limits as limits_lib
+from corejax.kernels import targets
 from corejax.kernels import triton
 
 _MAX_HEAD_DIM = 128
@@ -24,11 +25,13 @@ def unsupported(
   v_BSKH: jax.Array,
   mask: masks.AttnMask,
   control: control_lib.AttendControl | None,
+  *,
+  target: targets.Target | None = None,
 ) -> str | None:
-  """Why this call cannot be served on this machine, or None."""
+  """Why this call cannot be served on this machine (or target), or None."""
   return _call_refused(
     q_BTNH, k_BSKH, v_BSKH, mask, control
-  ) or triton.device_refused(_LOWEST_CAPABILITY)
+  ) or triton.device_refused(_LOWEST_CAPABILITY, target)
 
 
 def _call_refused(q_BTNH, k_BSKH, v_BSKH, mask, control) -> str | None:

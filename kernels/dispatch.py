@@ -22,6 +22,7 @@ from corejax.kernels import cudnn
 from corejax.kernels import limits
 from corejax.kernels import reference
 from corejax.kernels import sharding
+from corejax.kernels import targets
 from corejax.kernels import tpu_pallas
 from corejax.kernels import triton
 from corejax.kernels import xla
@@ -29,8 +30,8 @@ from corejax.kernels import xla
 sharded = sharding.sharded
 
 
-def _serves_all(*args) -> None:
-  del args
+def _serves_all(*args, **options) -> None:
+  del args, options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +41,23 @@ class Implementation:
   Attributes:
     run: (q, k, v, mask, control, *, return_lse) -> out or (out, lse).
     unsupported: (q, k, v, mask, control) -> why it cannot serve this call on
-      this machine, or None.
+      this machine, or None; with target=, on that one.
+    for_target: (target) -> what `run` takes beside, to be compiled for it.
   """
 
   run: Callable[..., Any]
   unsupported: Callable[..., str | None] = _serves_all
+  for_target: Callable[[targets.Target], dict[str, Any]] = lambda _: {}
 
 
 # In order of preference. `reference` serves every call, so that what comes
 # after it is taken by name only (cudnn: its docstring says why).
 IMPLEMENTATIONS = {
-  'triton': Implementation(triton.head_sparse_attention, triton.unsupported),
+  'triton': Implementation(
+    triton.head_sparse_attention,
+    triton.unsupported,
+    lambda target: {'compute_capability': target.capability},
+  ),
   'tpu_pallas': Implementation(
     tpu_pallas.head_sparse_attention, tpu_pallas.unsupported
   ),
@@ -69,24 +76,34 @@ def _named(name: str) -> Implementation:
   return IMPLEMENTATIONS[name]
 
 
+def _refused(
+  each: Implementation, call: tuple, target: targets.Target | None
+) -> str | None:
+  if target is None:
+    return each.unsupported(*call)
+  return each.unsupported(*call, target=target)
+
+
 def picked(
   q_BTNH: Any,
   k_BSKH: Any,
   v_BSKH: Any,
   mask: masks.AttnMask,
   control: control_lib.AttendControl | None = None,
+  target: targets.Target | None = None,
 ) -> str:
   """Name of the implementation that None picks for this call, here.
 
   Args:
     q_BTNH, k_BSKH, v_BSKH: arrays, or shapes and dtypes alone.
     mask, control: as of `head_sparse_attention`.
+    target: picks for a call that is compiled for it instead.
   """
   call = (q_BTNH, k_BSKH, v_BSKH, mask, control)
   return next(
     name
     for name, each in IMPLEMENTATIONS.items()
-    if each.unsupported(*call) is None
+    if _refused(each, call, target) is None
   )
 
 
@@ -99,6 +116,7 @@ def head_sparse_attention(
   *,
   return_lse: bool = False,
   implementation: str | None = None,
+  target: targets.Target | None = None,
 ):
   """Attention of one layer, each head within its own window and sinks.
 
@@ -110,6 +128,7 @@ def head_sparse_attention(
     control: one layer's control; None is dense.
     return_lse: also return the log-sum-exp of the scores.
     implementation: a name in IMPLEMENTATIONS; None picks one that serves.
+    target: what it is compiled for; None is this machine.
 
   Returns:
     out_BTNH in v's dtype, or (out_BTNH, lse_BNT) with lse_BNT float32, natural
@@ -123,20 +142,23 @@ def head_sparse_attention(
   call = (q_BTNH, k_BSKH, v_BSKH, mask, control)
   if implementation is not None:
     chosen = _named(implementation)
-    reason = chosen.unsupported(*call)
+    reason = _refused(chosen, call, target)
     if reason is not None:
       raise NotImplementedError(f'attention {implementation!r}: {reason}')
   else:
-    chosen = IMPLEMENTATIONS[picked(*call)]
-  return chosen.run(*call, return_lse=return_lse)
+    chosen = IMPLEMENTATIONS[picked(*call, target)]
+  options = {} if target is None else chosen.for_target(target)
+  return chosen.run(*call, return_lse=return_lse, **options)
 
 
 @functools.cache  # one function a name: jit knows a static argument by identity
-def attend(implementation: str | None = None) -> attention.Attend:
+def attend(
+  implementation: str | None = None, target: targets.Target | None = None
+) -> attention.Attend:
   """The function that a model takes (corejax.attention), by a kernel.
 
   Args:
-    implementation: as of `head_sparse_attention`.
+    implementation, target: as of `head_sparse_attention`.
 
   Returns:
     attend(q, k, v, mask, control=None, probe=None) -> AttendOut; without a
@@ -150,7 +172,13 @@ def attend(implementation: str | None = None) -> attention.Attend:
 
   def kernel(q_BTNH, k_BSKH, v_BSKH, mask, control=None, probe=None):
     out_BTNH = head_sparse_attention(
-      q_BTNH, k_BSKH, v_BSKH, mask, control, implementation=implementation
+      q_BTNH,
+      k_BSKH,
+      v_BSKH,
+      mask,
+      control,
+      implementation=implementation,
+      target=target,
     )
     measured = None
     if probe is not None:

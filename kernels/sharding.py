@@ -30,6 +30,7 @@ def sharded(
   *,
   data_axis: str = 'data',
   model_axis: str = 'model',
+  uneven: bool = False,
 ) -> attention.Attend:
   """Any attend, with its batch and its heads spread over a mesh.
 
@@ -42,6 +43,8 @@ def sharded(
     mesh: must have both axes; further ones see replicas.
     data_axis: the axis that B is split over.
     model_axis: the axis that N is split over.
+    uneven: where it does not divide N, every device computes all heads of its
+      sequences, in place of an error: for a tower, of which there is little.
 
   Returns:
     A function of the same contract on global arrays: out_BTNH and what is
@@ -63,11 +66,14 @@ def sharded(
     batch, _, n_heads, _ = q_BTNH.shape
     n_kv = k_BSKH.shape[2]
     _divides('batch', batch, n_data, data_axis)
-    _divides('query heads', n_heads, n_model, model_axis)
-    split_kv = n_kv % n_model == 0
+    whole = uneven and n_heads % n_model != 0
+    if not whole:
+      _divides('query heads', n_heads, n_model, model_axis)
+    heads_axis = None if whole else model_axis
+    split_kv = n_kv % n_model == 0 and not whole
     # Any, since specs stand where a dataclass declares arrays.
-    at_BXN: Any = PartitionSpec(data_axis, None, model_axis)
-    at_BN: Any = PartitionSpec(data_axis, model_axis)
+    at_BXN: Any = PartitionSpec(data_axis, None, heads_axis)
+    at_BN: Any = PartitionSpec(data_axis, heads_axis)
     args = (q_BTNH, k_BSKH, v_BSKH, mask, control, probe)
     specs = (
       at_BXN,
@@ -76,7 +82,7 @@ def sharded(
       _mask_specs(mask, data_axis),
       None
       if control is None
-      else _control_specs(control, data_axis, model_axis),
+      else _control_specs(control, data_axis, heads_axis),
       None if probe is None else _probe_specs(probe, data_axis),
     )
     # Leaves, since an absent array is None and so would be its spec.
@@ -87,7 +93,7 @@ def sharded(
 
     def local(*leaves):
       q_BTNH, k_BSKH, v_BSKH, *rest = jax.tree.unflatten(tree, leaves)
-      if not split_kv:
+      if not split_kv and not whole:
         take = _own_kv_heads(n_heads, n_kv, n_model, model_axis)
         k_BSKH, v_BSKH = (
           jnp.take(x, take, axis=2, mode='clip') for x in (k_BSKH, v_BSKH)
@@ -143,7 +149,7 @@ def _mask_specs(mask: masks.AttnMask, data_axis: str) -> masks.AttnMask:
 
 
 def _control_specs(
-  control: control_lib.AttendControl, data_axis: str, model_axis: str
+  control: control_lib.AttendControl, data_axis: str, model_axis: str | None
 ) -> control_lib.AttendControl:
   def spread(x, axis):
     return PartitionSpec(data_axis if x.shape[0] > 1 else None, axis)

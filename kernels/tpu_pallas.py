@@ -26,6 +26,7 @@ from corejax import masks
 from corejax.kernels import differentiable
 from corejax.kernels import limits as limits_lib
 from corejax.kernels import rows as rows_lib
+from corejax.kernels import targets
 from corejax.kernels import tiles
 from corejax.kernels import worklist
 
@@ -68,13 +69,17 @@ def unsupported(
   control: control_lib.AttendControl | None = None,
   *,
   platform: str | None = None,
+  target: targets.Target | None = None,
 ) -> str | None:
   """Why this kernel cannot serve the call, or None.
 
   Args:
     q_BTNH, k_BSKH, v_BSKH, mask, control: of `head_sparse_attention`.
     platform: what it is to run on; None is what this process computes on.
+    target: what it is to be compiled for, in place of platform.
   """
+  if target is not None:
+    platform = target.platform
   platform = platform or _platform()
   if platform != 'tpu':
     return f'needs a TPU; this process computes on {platform}'

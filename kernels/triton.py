@@ -24,6 +24,7 @@ from corejax import masks
 from corejax.kernels import differentiable
 from corejax.kernels import limits as limits_lib
 from corejax.kernels import rows as rows_lib
+from corejax.kernels import targets
 
 HEAD_DIMS = (64, 80, 96, 128)
 _LOWEST_CAPABILITY = 80
@@ -52,12 +53,14 @@ def unsupported(
   v_BSKH: jax.Array,
   mask: masks.AttnMask,
   control: control_lib.AttendControl | None,
+  *,
+  target: targets.Target | None = None,
 ) -> str | None:
-  """Why this call cannot be served on this machine, or None."""
+  """Why this call cannot be served on this machine (or target), or None."""
   return (
     _limits_refused(mask, control)
     or _arrays_refused(q_BTNH, k_BSKH, v_BSKH)
-    or device_refused(_LOWEST_CAPABILITY)
+    or device_refused(_LOWEST_CAPABILITY, target)
     or _packages_refused()
   )
 
@@ -88,8 +91,19 @@ def dtypes_refused(*arrays: jax.Array) -> str | None:
   )
 
 
-def device_refused(lowest: int) -> str | None:
-  """Why what JAX computes on is no NVIDIA GPU of that capability, or None."""
+def device_refused(
+  lowest: int, target: targets.Target | None = None
+) -> str | None:
+  """Why what JAX computes on is no NVIDIA GPU of that capability, or None.
+
+  Args:
+    lowest: as 80.
+    target: what is compiled for instead of what JAX computes on.
+  """
+  if target is not None:
+    if (target.capability or 0) >= lowest:
+      return None
+    return f'needs compute capability {lowest / 10}; {target.name} has it not'
   config: Any = jax.config  # declares none of its options
   device = config.jax_default_device or jax.devices()[0]
   if isinstance(device, str):

@@ -134,6 +134,17 @@ def _wider(side_A2: np.ndarray, factor: float) -> np.ndarray:
   return middle + (side_A2 - middle) * factor
 
 
+def _squash(spec: pixels.PixelSpec, side: int) -> pixels.PixelSpec:
+  """The same, with a picture's shape not kept."""
+  size = ('exact', side, side)
+  return dataclasses.replace(spec, pad=False, size=size, crop=None)
+
+
+def blended(most: int) -> int:
+  """Features of which a token is a sum, where details are scaled down."""
+  return _CORNERS if most else 1
+
+
 @dataclasses.dataclass(frozen=True)
 class Tiler:
   """Implements corejax.models.tiled.Tiler.
@@ -167,7 +178,7 @@ class Tiler:
 
   @property
   def n_blend(self) -> int:
-    return _CORNERS if self.most else 1
+    return blended(self.most)
 
   def plan(self, size: tuple[int, int], n_media: int) -> tiled.Plan:
     """See tiled.Tiler."""
@@ -185,7 +196,7 @@ class Tiler:
 
   def cut(self, image_HWC: np.ndarray, n_media: int) -> np.ndarray:
     """See tiled.Tiler."""
-    side, squash = self.side, self._squash
+    side, squash = self.side, _squash(self.pixels, self.side)
     plain = dataclasses.replace(squash, size=None)
     if self.alone and n_media > 1:
       return pixels.run(dataclasses.replace(squash, pad=True), image_HWC)[None]
@@ -214,12 +225,7 @@ class Tiler:
 
   def cut_frame(self, image_HWC: np.ndarray) -> np.ndarray:
     """See videos.FrameTiler; squashed to a square."""
-    return pixels.run(self._squash, image_HWC)[None]
-
-  @property
-  def _squash(self) -> pixels.PixelSpec:
-    exact = ('exact', self.side, self.side)
-    return dataclasses.replace(self.pixels, pad=False, size=exact, crop=None)
+    return pixels.run(_squash(self.pixels, self.side), image_HWC)[None]
 
   def _sides(self, index: np.ndarray, offset: int, scale: float) -> np.ndarray:
     """[A, 2], a token's sides along one axis of the tiles' canvas, back in

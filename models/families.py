@@ -10,6 +10,7 @@ A family is four modules, each with the names that are used here:
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 
 from corejax import errors
 from corejax.models import checkpoint
+from corejax.models import converted
 from corejax.models import registry
 from corejax.models import sharding
 from corejax.models import weight_map
@@ -38,6 +40,7 @@ def make(
   towers: tuple[str, ...],
   video: bool = False,
   trained: tuple[str, ...] = (),
+  n_blend: Callable[[Any], int] = lambda _: 1,
 ) -> registry.Family:
   """A row of the registry.
 
@@ -48,6 +51,7 @@ def make(
     towers: vision towers with parity tests.
     video: are videos read?
     trained: trained weights that come with corejax, the default first.
+    n_blend: config -> as of registry.Outline.
   """
 
   def load(
@@ -108,6 +112,52 @@ def make(
     load_processor=load_processor,
     video=video,
     trained=trained,
+    outline=functools.partial(outline, key, config.read, modeling, n_blend),
+  )
+
+
+def tiles(vision: Any, n_tiles: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """What a tower of square pictures takes, shapes alone.
+
+  Args:
+    vision: the tower's config.
+    n_tiles: pictures or tiles, M.
+  """
+  shape = (n_tiles, vision.n_channels, vision.image_size, vision.image_size)
+  return {'pixel_values': jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+
+def outline(
+  key: str,
+  read: Callable[[pathlib.Path], Any],
+  modeling: Any,
+  n_blend: Callable[[Any], int],
+  folder: Any,
+  *,
+  dtype: Any = 'float32',
+) -> registry.Outline:
+  """The shapes of a model whose pictures become square tiles.
+
+  Args:
+    key: registry key.
+    read: config.json to config.
+    modeling: with abstract, forward and see.
+    n_blend: config -> as of registry.Outline.
+    folder: with config.json; or a hub id.
+    dtype: of the parameters.
+
+  Raises:
+    UserError: the config.json is not there, or not one of this family.
+  """
+  config = read(checkpoint.resolve(folder))
+  return registry.Outline(
+    key=key,
+    model=modeling.abstract(config, jnp.dtype(dtype)),
+    forward=modeling.forward,
+    see=modeling.see,
+    config=config,
+    vision=lambda n_pictures, n_features: tiles(config.vision, n_pictures),
+    n_blend=n_blend(config),
   )
 
 
@@ -136,6 +186,8 @@ def load_weights(
   Raises:
     UserError: the files are malformed or do not fit the config.
   """
+  if converted.lies_in(folder):
+    return converted.restore(folder, config, abstract, dtype=dtype, mesh=mesh)
   rules = make_map(config)
   renamed = weights_lib.open_renamed(folder, rules)
   if config.text.tie and HEAD in renamed:

@@ -1,6 +1,6 @@
 """The model families: `--model=KEY` -> a loaded model behind one interface."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import importlib
 from typing import Any, Protocol
@@ -161,6 +161,32 @@ class Loaded:
 
 
 @dataclasses.dataclass(frozen=True)
+class Outline:
+  """A model's shapes: no weight, no tokenizer, no memory.
+
+  Attributes:
+    key: registry key.
+    model: the nnx.Module, a ShapeDtypeStruct in place of every array.
+    forward, see: as of Loaded.
+    config: the family's frozen config, with `text` and `vision`.
+    vision: (pictures, features of each) -> what `see` takes of them, shapes;
+      the second counts only where pictures keep their own size. Of no picture:
+      what a processor's collate makes.
+    n_axes: of a token's position; 3 with M-RoPE.
+    n_blend: features of which a visual token is a sum.
+  """
+
+  key: str
+  model: Any
+  forward: Forward
+  see: See
+  config: Any
+  vision: Callable[[int, int], dict[str, jax.ShapeDtypeStruct]]
+  n_axes: int = 1
+  n_blend: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
   """One row of the status matrix and the function that loads it.
 
@@ -170,6 +196,7 @@ class Family:
     towers: vision towers with parity tests.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
+    outline: (folder, *, dtype) -> Outline, of its config.json alone.
     trained: trained weights that come with corejax, by name; the first is
       what is run where no checkpoint is named.
     video: are videos read?
@@ -182,6 +209,7 @@ class Family:
   towers: tuple[str, ...]
   load: Any
   load_processor: Any
+  outline: Any
   trained: tuple[str, ...] = ()
   video: bool = False
   video_positions: tuple[str, ...] = ()

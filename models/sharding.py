@@ -2,8 +2,10 @@
 
 Axes of the mesh are 'data' and 'model'. Parameters are cut over 'model' alone
 and are whole on every 'data' row: query and key/value heads, MLP columns and
-rows, the vocabulary. An axis that does not divide evenly stays whole (with 2
-key/value heads on 4 devices every device holds both).
+rows, the vocabulary. Where that axis does not divide evenly, an MLP, a table of
+words and a tower's projections are cut along the model's width instead; what
+else does not divide stays whole (with 2 key/value heads on 4 devices every
+device holds both).
 """
 
 from collections.abc import Sequence
@@ -22,40 +24,49 @@ class Rules:
   """Which axis of which parameter is cut over 'model'.
 
   Attributes:
-    rules: (regex on the dotted path, axis of the parameter counted with the
-      leading L); the first that matches, none: whole everywhere.
+    rules: (regex on the dotted path, axes of the parameter counted with the
+      leading L); the first that matches counts, and of its axes the first that
+      divides; none: whole everywhere.
   """
 
-  rules: tuple[tuple[str, int], ...]
+  rules: tuple[tuple[str, tuple[int, ...]], ...]
 
   def spec(
     self, path: str, shape: Sequence[int], n_model: int
   ) -> jax.sharding.PartitionSpec:
     """The partition of one parameter over `n_model` devices."""
-    for pattern, axis in self.rules:
+    for pattern, axes in self.rules:
       if re.fullmatch(pattern, path):
-        if shape[axis] % n_model:
-          break
-        return jax.sharding.PartitionSpec(*[None] * axis, 'model')
+        for axis in axes:
+          if shape[axis] % n_model == 0:
+            return jax.sharding.PartitionSpec(*[None] * axis, 'model')
+        break
     return jax.sharding.PartitionSpec()
 
 
 # Paths end alike in every family: '<decoder or tower>.layers.attn.q.weight'.
 RULES = Rules(
   (
-    (r'.*\.layers\.attn\.[qkv]\.(weight|bias)', 1),  # [L, N, H, D], [L, N, H]
-    (r'.*\.layers\.attn\.qkv\.(weight|bias)', 2),  # [L, 3, N, H, D]
-    (r'.*\.layers\.attn\.o\.weight', 2),  # [L, D, N, H]
-    (r'.*\.layers\.mlp\.(gate|up)\.(weight|bias)', 1),  # [L, F, D], [L, F]
-    (r'.*\.layers\.mlp\.down\.weight', 2),  # [L, D, F]
-    (r'.*\.(merger|deep\.\d+)\.fc1\.(weight|bias)', 0),  # [F, C], [F]
-    (r'.*\.(merger|deep\.\d+)\.fc2\.weight', 1),  # [D, F]
-    (r'.*\.layers\.mlp\.(gate_up|down)', 1),  # [L, X, D, 2 F], [L, X, F, D]
-    (r'.*\.layers\.fc1\.(weight|bias)', 1),  # [L, F, D], [L, F]
-    (r'.*\.layers\.fc2\.weight', 2),  # [L, D, F]
-    (r'.*\.(embed|head)\.weight', 0),  # [V, D]
-    (r'projector\.linear_1\.(weight|bias)', 0),  # [D, C], [D]
-    (r'projector\.linear_2\.weight', 1),  # [D, D]
+    # [L, N, H, D]; [L, D, N, H]
+    (r'vision\.layers\.attn\.[qkv]\.weight', (1, 3)),
+    (r'vision\.layers\.attn\.o\.weight', (2, 1)),
+    (
+      r'.*\.layers\.attn\.[qkv]\.(weight|bias)',
+      (1,),
+    ),  # [L, N, H, D], [L, N, H]
+    (r'.*\.layers\.attn\.qkv\.(weight|bias)', (2,)),  # [L, 3, N, H, D]
+    (r'.*\.layers\.attn\.o\.weight', (2,)),  # [L, D, N, H]
+    (r'.*\.layers\.mlp\.(gate|up)\.weight', (1, 2)),  # [L, F, D]
+    (r'.*\.layers\.mlp\.(gate|up)\.bias', (1,)),  # [L, F]
+    (r'.*\.layers\.mlp\.down\.weight', (2, 1)),  # [L, D, F]
+    (r'.*\.(merger|deep\.\d+)\.fc1\.(weight|bias)', (0,)),  # [F, C], [F]
+    (r'.*\.(merger|deep\.\d+)\.fc2\.weight', (1,)),  # [D, F]
+    (r'.*\.layers\.mlp\.(gate_up|down)', (1,)),  # [L, X, D, 2 F], [L, X, F, D]
+    (r'.*\.layers\.fc1\.(weight|bias)', (1,)),  # [L, F, D], [L, F]
+    (r'.*\.layers\.fc2\.weight', (2,)),  # [L, D, F]
+    (r'.*\.(embed|head)\.weight', (0, 1)),  # [V, D]
+    (r'projector\.linear_1\.(weight|bias)', (0,)),  # [D, C], [D]
+    (r'projector\.linear_2\.weight', (1,)),  # [D, D]
   )
 )
 

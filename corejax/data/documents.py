@@ -1,5 +1,6 @@
 """Pages of PDF documents as pictures, by pypdfium2 (extra `data`)."""
 
+import atexit
 import collections
 import importlib
 import io
@@ -8,6 +9,7 @@ import pathlib
 import threading
 from types import ModuleType
 from typing import Any
+import weakref
 
 from corejax import errors
 
@@ -20,6 +22,14 @@ _KEPT_PAGES = 64
 
 # pdfium is not thread-safe, not even for two documents.
 _LOCK = threading.RLock()
+_LIVE: 'weakref.WeakSet[Documents]' = weakref.WeakSet()
+
+
+def _close_all() -> None:
+  """At exit: pypdfium2 would close them too, but with a line on each."""
+  with _LOCK:
+    for documents in list(_LIVE):
+      documents.close()
 
 
 def _pdfium() -> ModuleType:
@@ -62,6 +72,11 @@ class Documents:
         f'--dpi={dpi}: expected {MIN_DPI} to {MAX_DPI} pixels per inch'
       )
     _pdfium()
+    if not _LIVE:
+      # Behind its own handler, which was registered first and so runs last.
+      atexit.unregister(_close_all)
+      atexit.register(_close_all)
+    _LIVE.add(self)
     self.dpi = dpi
     self._open: collections.OrderedDict[str, Any] = collections.OrderedDict()
     self._pages: collections.OrderedDict[tuple[str, int], bytes] = (
@@ -108,6 +123,12 @@ class Documents:
           self._pages.popitem(last=False)
       self._pages.move_to_end(key)
       return self._pages[key]
+
+  def close(self) -> None:
+    """Closes what is open; what is asked for afterwards is opened again."""
+    with _LOCK:
+      while self._open:
+        self._open.popitem()[1].close()
 
   def _document(self, path):
     key = os.fspath(path)

@@ -13,6 +13,8 @@ Where files are looked for, in this order:
                   DIR/mmlongbench_doc/documents and, beside the folder of the
                   annotations, mmlongbench_doc/documents
     page table    MMDocIR_pages.parquet in DIR, or beside the annotations
+    layouts       MMDocIR_layouts.parquet likewise; experiments.retrieve alone
+                  needs it, with --layouts
 
 A document whose PDF is there is drawn from it; the pages of others are those of
 the page table. Its answers are free text, which the benchmark does not judge:
@@ -20,12 +22,16 @@ its own measure is the recall of pages and layouts (corejax.recall).
 """
 
 from collections.abc import Sequence
+import dataclasses
+import functools
 import os
 import pathlib
 
 from corejax import errors
 from corejax.data import example as example_lib
 from corejax.data import files
+from corejax.data import layout_tables
+from corejax.data import layouts as layouts_lib
 from corejax.data import mmdocir_records
 from corejax.data import page_tables
 from corejax.data import pages as pages_lib
@@ -43,6 +49,10 @@ _GET_PAGES = (
   'the PDFs are those of MMLongBench-Doc '
   '(github.com/mayubo2333/MMLongBench-Doc) and DocBench; all pages are in '
   f'{TABLE} of the data set MMDocIR on the Hugging Face hub'
+)
+_GET_LAYOUTS = (
+  'it is in the data set MMDocIR on the Hugging Face hub; without --layouts '
+  'pages alone are ranked'
 )
 
 
@@ -141,6 +151,7 @@ class MMDocIR(recorded.Recorded[mmdocir_records.Record]):
       )
     wanted.check()
     assert file is not None
+    self._root, self._beside = wanted.root, file.parent
     content = files.read(file)
     records = mmdocir_records.parse(content)
     if not records:
@@ -165,6 +176,42 @@ class MMDocIR(recorded.Recorded[mmdocir_records.Record]):
       (self._window, self._seed, sorted(tasks) if tasks else None),
       self._pages.identity(),
     )
+
+  @functools.cached_property
+  def _layout_table(self) -> layout_tables.LayoutTable:
+    wanted = files.Wanted(NAME, self._root)
+    name = layout_tables.FILE
+    places = [self._root / name, self._beside / name]
+    table = wanted.file(places, _GET_LAYOUTS)
+    wanted.check()
+    assert table is not None
+    return layout_tables.LayoutTable(table)
+
+  def layouts_identity(self) -> Sequence[object]:
+    """What fingerprints cover of the layouts.
+
+    Raises:
+      UserError: their table is not there, or is none.
+    """
+    return self._layout_table.identity()
+
+  def layouts(self, index: int) -> layouts_lib.Layouts:
+    """All layouts of a record's document; pages are those of the document.
+
+    Raises:
+      UserError: as `layouts_identity`.
+      Rejected: none of the document's rows is a layout on a page of it.
+    """
+    record = self._records[index]
+    found = self._layout_table.of(record.document, record.n_pages)
+    if not found.boxes:
+      raise errors.Rejected(
+        errors.Reason.BAD_RECORD,
+        f'{record.document}: no layout in {layout_tables.FILE} (left out: '
+        f'{dict(found.left_out) or "none"})',
+      )
+    own = {layout.page: layout.page_size for layout in record.layouts}
+    return dataclasses.replace(found, sizes={**found.sizes, **own})
 
   def _example(self, record: mmdocir_records.Record) -> example_lib.Example:
     where = f'{record.document}/{record.number}'

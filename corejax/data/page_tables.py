@@ -8,34 +8,18 @@ asking backwards starts a row group over. By pyarrow (extra `data`).
 """
 
 from collections.abc import Iterator, Sequence
-import importlib
 import os
 import pathlib
 import threading
-from types import ModuleType
 from typing import Any
 
 from corejax import errors
+from corejax.data import parquet
 from corejax.data import pictures
 
 _NAME, _PICTURE = 'doc_name', 'image_binary'
 _BATCH_ROWS = 16
 _KEPT = 2  # documents whose pages stay in memory
-
-
-def _parquet() -> ModuleType:
-  try:
-    return importlib.import_module('pyarrow.parquet')
-  except ImportError as e:
-    raise errors.UserError(
-      'parquet tables need pyarrow, which is not installed: '
-      "pip install 'corejax[data]'"
-    ) from e
-
-
-def _key(name: str) -> str:
-  """Names stand in tables with and without their ending."""
-  return name.removesuffix('.pdf')
 
 
 class PageTable:
@@ -57,51 +41,33 @@ class PageTable:
     self._next = 0  # the row that comes next out of the stream
     self._last: Any = ()  # the rows before it, of the last batch
     self._stream: Iterator[Any] | None = None
+    self._failures = parquet.failures()
     try:
-      # Not pre-buffered: that would hold a whole row group in memory.
-      self._file = _parquet().ParquetFile(
-        self._path, pre_buffer=False, buffer_size=1 << 20
-      )
-      names = self._names()
-    except (OSError, ValueError) as e:  # pyarrow's are of these
+      self._file = parquet.open_file(self._path)
+      self._rows = self._read_rows()
+    except self._failures as e:
       raise errors.UserError(
         f'{self._path}: no table of pages ({e}); fetch it again from the data '
         'set MMDocIR on the Hugging Face hub'
       ) from e
-    self._rows: dict[str, range] = {}
-    first = 0
-    for row in range(1, len(names) + 1):
-      if row == len(names) or names[row] != names[first]:
-        if names[first] in self._rows:
-          raise errors.UserError(
-            f'{self._path}: {names[first]} stands in two places, rows '
-            f'{self._rows[names[first]].start} and {first}; fetch it again'
-          )
-        self._rows[names[first]] = range(first, row)
-        first = row
     self._groups = [0]
     for group in range(self._file.metadata.num_row_groups):
       rows = self._file.metadata.row_group(group).num_rows
       self._groups.append(self._groups[-1] + rows)
 
-  def _names(self) -> list[str]:
-    there = self._file.schema_arrow.names
-    for column in (_NAME, _PICTURE):
-      if column not in there:
-        raise ValueError(f'no column {column}, there are {", ".join(there)}')
+  def _read_rows(self) -> dict[str, range]:
+    parquet.need_columns(self._file, (_NAME, _PICTURE))
     kind = str(self._file.schema_arrow.field(_PICTURE).type)
     if kind not in ('binary', 'large_binary'):
       raise ValueError(f'column {_PICTURE} is of type {kind}, not binary')
-    column = self._file.read(columns=[_NAME]).column(0).to_pylist()
-    if not all(isinstance(name, str) for name in column):
-      raise ValueError(f'column {_NAME} holds other things than text')
-    return [_key(name) for name in column]
+    names = self._file.read(columns=[_NAME]).column(0).to_pylist()
+    return parquet.document_rows(names)
 
   def has(self, document: str) -> bool:
-    return _key(document) in self._rows
+    return parquet.document_key(document) in self._rows
 
   def count(self, document: str) -> int:
-    return len(self._rows[_key(document)])
+    return len(self._rows[parquet.document_key(document)])
 
   def check_size(
     self, document: str, page: int, size: tuple[float, float]
@@ -112,7 +78,7 @@ class PageTable:
     pictures.check_size(self.picture(document, page), whole, where, exact=False)
 
   def picture(self, document: str, page: int) -> bytes:
-    rows = self._rows[_key(document)]
+    rows = self._rows[parquet.document_key(document)]
     if not 0 <= page < len(rows):
       raise errors.Rejected(
         errors.Reason.BAD_RECORD,
@@ -120,8 +86,8 @@ class PageTable:
       )
     with self._lock:
       try:
-        data = self._read(_key(document), rows, rows[page])
-      except (OSError, ValueError) as e:
+        data = self._read(parquet.document_key(document), rows, rows[page])
+      except self._failures as e:
         self._stream = None
         raise errors.Rejected(
           errors.Reason.BAD_MEDIA, f'{self._path.name}: row {rows[page]}: {e}'

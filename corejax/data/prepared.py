@@ -93,18 +93,40 @@ def from_row(row: Mapping[str, Any]) -> example_lib.Example:
   Raises:
     Rejected: it is no example.
   """
+  try:
+    return _made(row)
+  except errors.Rejected:
+    raise
+  except (ValueError, LookupError, TypeError, OverflowError) as e:
+    raise fields.bad(
+      f'a damaged row ({type(e).__name__}: {" ".join(str(e).split())[:200]}); '
+      'make the folder again (python -m experiments.prepare)'
+    ) from e
 
+
+def _made(row: Mapping[str, Any]) -> example_lib.Example:
   def text(value):
-    return value.decode() if isinstance(value, bytes) else str(value)
+    if not isinstance(value, bytes | str):
+      raise TypeError(f'{fields.shown(value)} is no text')
+    return value.decode() if isinstance(value, bytes) else value
 
-  exact = json.loads(text(row['exact']))
+  exact = fields.load_json(text(row['exact']).encode())
 
   def boxes(name):
-    return tuple(example_lib.Box(*box) for box in exact[name])
+    return tuple(
+      example_lib.Box(fields.integer(media, 'media'), *corners)
+      for media, *corners in exact[name]
+    )
+
+  def picture(value):
+    # bytes(n) would make n bytes of a number.
+    if not isinstance(value, bytes):
+      raise TypeError(f'{fields.shown(value)} is no picture')
+    return value
 
   return example_lib.Example(
     **{name: text(row[name]) for name in TEXTS},
-    media=tuple(bytes(m) for m in row['media']),
+    media=tuple(picture(m) for m in row['media']),
     answers=tuple(text(a) for a in row['answers']),
     evidence=boxes('evidence'),
     distractors=boxes('distractors'),
@@ -113,7 +135,7 @@ def from_row(row: Mapping[str, Any]) -> example_lib.Example:
       example_lib.Clip(fields.integer(first, 'first'), tuple(seconds))
       for first, seconds in exact['clips']
     ),
-    meta=json.loads(text(row['meta'])),
+    meta=dict(fields.load_json(text(row['meta']).encode())),
   )
 
 
@@ -149,8 +171,12 @@ def _entries(content: bytes) -> list[Entry]:
   for _, line in fields.lines(content):
     raw = fields.load_json(line)
     fault = None
+    for name, kinds in (('task', str | None), ('cluster', str)):
+      if not isinstance(raw[name], kinds):
+        raise ValueError(f'{name}={fields.shown(raw[name])}')
     if 'reason' in raw:
-      fault = errors.Rejected(_REASONS[raw['reason']], raw['detail'])
+      detail = fields.get(raw, 'detail', str)
+      fault = errors.Rejected(_REASONS[raw['reason']], detail)
     entries.append(Entry(raw['task'], raw['cluster'], fault, row))
     row += not fault
   return entries
@@ -193,6 +219,8 @@ class Prepared(recorded.Recorded[Entry]):
       if head['format'] != FORMAT:
         raise ValueError(f'format {head["format"]}, this is {FORMAT}')
       self.fingerprint, path = str(head['fingerprint']), str(head['path'])
+      if not fields.is_relative_path(path):
+        raise ValueError(f'path={fields.shown(path)}')
       self.remarks = tuple(map(str, head['remarks']))
       of, _ = str(head['data']), head['tasks']
     except errors.UserError:

@@ -106,6 +106,10 @@ class First:
     text = f'{self.source.fingerprint} first {len(self)}'
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+  def inner_index(self, index: int) -> int:
+    """Which record of `source` it is."""
+    return index
+
   def __len__(self) -> int:
     return min(self.limit, len(self.source))
 
@@ -156,6 +160,10 @@ class Fold:
     digest = hashlib.sha256(cluster.encode()).digest()
     return 1 + int.from_bytes(digest[:8], 'big') % self.parts
 
+  def inner_index(self, index: int) -> int:
+    """Which record of `source` it is."""
+    return self._indices[index]
+
   def __len__(self) -> int:
     return len(self._indices)
 
@@ -203,6 +211,16 @@ def has_twins(name: str) -> bool:
   return name in scenes.CONFIGS
 
 
+def needs_files(name: str) -> bool:
+  """Is it read from files, so that it needs a --data_dir?
+
+  Raises:
+    UserError: there is no such data set.
+  """
+  _known(name)
+  return name not in scenes.CONFIGS
+
+
 def _known(name: str) -> None:
   if name not in _CATALOGUE:
     raise errors.UserError(
@@ -228,6 +246,7 @@ def load(
   missed: str = 'move',
   depth: str = haystack.ANY,
   video_as: str = delivery.PICTURES,
+  alter: Callable[[scene_lib.SceneConfig], scene_lib.SceneConfig] | None = None,
 ) -> example_lib.Source:
   """Opens a data set.
 
@@ -251,6 +270,7 @@ def load(
     depth: scenes_haystack only: where the page with the evidence lies, '0'
       (first) to '1' (last), or 'any'.
     video_as: videos as a 'clip', which not all families read, or as 'pictures'.
+    alter: scenes only: another config in place of what these settings make.
 
   Raises:
     UserError: unknown name, split or task, or files that are not there.
@@ -272,6 +292,8 @@ def load(
       config = haystack.of(config.pages if pages is None else pages, depth)
     if name == 'scenes_video':
       config = video.of(frames)
+    if alter is not None:
+      config = alter(config)
     source = scenes.Scenes(
       name, split=split, seed=seed, tasks=tasks, twins=twins, config=config
     )
@@ -284,6 +306,11 @@ def load(
       )
     if twins:
       raise errors.UserError(f'--data={name}: its questions have no twins')
+    if alter is not None:
+      raise errors.UserError(
+        f'--data={name}: is not drawn, so that it cannot be drawn otherwise; '
+        f'choose one of {", ".join(scenes.CONFIGS)}'
+      )
     wanted = _Settings(
       split, seed, tasks, pages, dpi, split_by, box_answers, frames, missed
     )

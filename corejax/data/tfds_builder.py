@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from corejax import errors
+from corejax.data import fields
 from corejax.data import prepared
 
 
@@ -142,6 +143,16 @@ def write(
   return pathlib.Path(builder.data_path)
 
 
+def _unreadable() -> tuple[type[Exception], ...]:
+  """What the libraries raise at files that are damaged."""
+  formats = importlib.import_module('google.protobuf.json_format')
+  messages = importlib.import_module('google.protobuf.message')
+  return (
+    *(OSError, ValueError, LookupError, AssertionError, TypeError),
+    *(AttributeError, RuntimeError, formats.Error, messages.Error),
+  )
+
+
 def open_rows(
   path: str | os.PathLike[str], split: str
 ) -> Sequence[Mapping[str, Any]]:
@@ -151,12 +162,37 @@ def open_rows(
     UserError: there is none, it is damaged, or tensorflow_datasets is not
       installed.
   """
-  tfds = _tfds()
+  tfds, path = _tfds(), pathlib.Path(path)
   try:
+    # It names classes, which are imported: by `write` alone, or not at all.
+    content = fields.load_json((path / 'features.json').read_bytes())
+    formats = importlib.import_module('google.protobuf.json_format')
+    if content != formats.MessageToDict(_features(tfds).to_proto()):
+      raise ValueError('features.json is not what this version writes')
     builder = tfds.builder_from_directory(os.fspath(path))
-    return builder.as_data_source(split)
-  except (OSError, ValueError, LookupError, AssertionError) as e:
+    return _Rows(builder.as_data_source(split), _unreadable())
+  except _unreadable() as e:
     raise errors.UserError(
       f'{path}: no data set to be read ({" ".join(str(e).split())[:200]}); '
       'make it again (python -m experiments.prepare)'
     ) from e
+
+
+class _Rows(Sequence):
+  """A data source whose damage rejects the example that it concerns."""
+
+  def __init__(self, source: Any, unreadable: tuple[type[Exception], ...]):
+    self._source, self._unreadable = source, unreadable
+
+  def __len__(self) -> int:
+    return len(self._source)
+
+  def __getitem__(self, index):
+    try:
+      return self._source[index]
+    except self._unreadable as e:
+      raise errors.Rejected(
+        errors.Reason.BAD_RECORD,
+        f'example {index} is damaged ({" ".join(str(e).split())[:200]}); make '
+        'the folder again (python -m experiments.prepare)',
+      ) from e

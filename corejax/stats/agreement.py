@@ -22,7 +22,7 @@ in every resample.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import math
 
 import numpy as np
@@ -113,6 +113,32 @@ def set_overlap_p(
 ) -> float:
   """P(a random set of n_right columns has n_common or more of the n_left)."""
   return float(stats.hypergeom.sf(n_common - 1, n_columns, n_left, n_right))
+
+
+def common_chance(sizes: Sequence[int], n_columns: int) -> float:
+  """Columns that random sets of these sizes all hold, on average."""
+  return n_columns * math.prod(size / n_columns for size in sizes)
+
+
+def common_p(n_common: int, sizes: Sequence[int], n_columns: int) -> float:
+  """P(random sets of these sizes all hold n_common or more columns).
+
+  Exact: what the first i sets have in common is drawn from by the next, a
+  hypergeometric law each time. Of two sets it is `set_overlap_p`.
+
+  Args:
+    n_common: as found.
+    sizes: of the sets, each drawn by itself.
+    n_columns: drawn from.
+  """
+  first, *rest = sizes
+  probability_M = np.zeros(n_columns + 1)  # of m columns in common so far
+  probability_M[first] = 1.0
+  m_M = np.arange(n_columns + 1)
+  for size in rest:
+    given_MM = stats.hypergeom.pmf(m_M[:, None], n_columns, m_M[None], size)
+    probability_M = given_MM @ probability_M
+  return float(min(probability_M[n_common:].sum(), 1.0))
 
 
 def permutation_p(

@@ -1,5 +1,6 @@
 """`llava_flax`: LLaVA folders and hub ids -> a loaded model."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from corejax import errors
 from corejax.models import checkpoint
+from corejax.models import families
 from corejax.models import registry
 from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
@@ -77,5 +79,8 @@ FAMILY = registry.Family(
   towers=('clip', 'siglip'),
   load=load,
   load_processor=load_processor,
+  outline=functools.partial(
+    families.outline, KEY, config_lib.read, modeling, lambda _: 1
+  ),
   trained=('scenes-8x8', 'scenes-4x8'),
 )

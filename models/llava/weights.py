@@ -11,15 +11,13 @@ files):
     multi_modal_projector.X                model.multi_modal_projector.X
 """
 
-import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
 
-from corejax.models import sharding
+from corejax.models import families
 from corejax.models import weight_map
-from corejax.models import weights
 from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 
@@ -29,11 +27,10 @@ _RENAMES = (
   (r'^(model\.)?vision_tower\.vision_model\.', 'model.vision_tower.'),
   (r'^(vision_tower|multi_modal_projector)\.', r'model.\1.'),
 )
-_HEAD = 'lm_head.weight'
 _TOWER = r'model\.vision_tower\.'
 _PROJECTOR = 'model.multi_modal_projector'
 _ENTRIES = (
-  *weight_map.decoder('model.language_model', 'language', _HEAD),
+  *weight_map.decoder('model.language_model', 'language', families.HEAD),
   *weight_map.tower('model.vision_tower', 'vision'),
   weight_map.Entry(
     f'{_PROJECTOR}.linear_1.weight', 'projector.linear_1.weight'
@@ -70,25 +67,7 @@ def load(
   dtype: jnp.dtype,
   mesh: jax.sharding.Mesh | None = None,
 ) -> modeling.Llava:
-  """The model with a folder's weights.
-
-  A tied model whose file holds a head of its own gets that head, as in
-  transformers (which unties the two if they differ).
-
-  Args:
-    folder: the checkpoint.
-    config: its config.
-    dtype: of all parameters.
-    mesh: cut over its 'model' axis; None is one device.
-
-  Raises:
-    UserError: the files are malformed or do not fit the config.
-  """
-  rules = make_map(config)
-  renamed = weights.open_renamed(folder, rules)
-  if config.text.tie and _HEAD in renamed:
-    text = dataclasses.replace(config.text, tie=False)
-    config = dataclasses.replace(config, text=text)
-  model = modeling.abstract(config, dtype)
-  sources = weights.match(renamed, weights.shapes(model), rules, str(folder))
-  return weights.fill(model, sources, sharding.placer(mesh), str(folder))
+  """The model with a folder's weights; see families.load_weights."""
+  return families.load_weights(
+    folder, config, make_map, modeling.abstract, dtype=dtype, mesh=mesh
+  )

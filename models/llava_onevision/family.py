@@ -3,6 +3,7 @@
 Parameters and forward are those of LLaVA-NeXT (models/llava_next/modeling.py).
 """
 
+from corejax.models import anyres
 from corejax.models import families
 from corejax.models.llava_next import modeling
 from corejax.models.llava_next import weights
@@ -20,4 +21,5 @@ FAMILY = families.make(
   backbones=('qwen2',),
   towers=('siglip',),
   video=True,
+  n_blend=lambda config: anyres.blended(config.most),
 )

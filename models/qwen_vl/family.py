@@ -84,6 +84,43 @@ def load_processor(
   )
 
 
+def outline(
+  kind: str, folder: Any, *, dtype: Any = 'float32'
+) -> registry.Outline:
+  """The shapes of a model; see registry.Outline.
+
+  Args:
+    kind: key of config.KINDS.
+    folder: with config.json; or a hub id.
+    dtype: of the parameters.
+
+  Raises:
+    UserError: the config.json is not there, or not one of this family.
+  """
+  config = config_lib.read(checkpoint.resolve(folder), kind)
+  tower = config.vision
+
+  def vision(n_pictures, n_features):
+    if not n_pictures:
+      return {}
+    n_patches = processing.slots(n_features) * tower.block
+    shape = (n_pictures, n_patches, tower.patch_values)
+    return {
+      'image_grid_thw': jax.ShapeDtypeStruct((n_pictures, 3), jnp.int32),
+      'pixel_values': jax.ShapeDtypeStruct(shape, jnp.float32),
+    }
+
+  return registry.Outline(
+    key=f'{kind}_flax',
+    model=modeling.abstract(config, jnp.dtype(dtype)),
+    forward=modeling.forward,
+    see=modeling.see,
+    config=config,
+    vision=vision,
+    n_axes=3,
+  )
+
+
 def _family(kind: str, tower: str) -> registry.Family:
   family = config_lib.KINDS[kind]
   backbone = family.backbone + ('_moe' if family.experts else '')
@@ -95,6 +132,7 @@ def _family(kind: str, tower: str) -> registry.Family:
     load_processor=functools.partial(load_processor, kind),
     video=True,
     video_positions=tuple(positions.RULES),
+    outline=functools.partial(outline, kind),
   )
 
 

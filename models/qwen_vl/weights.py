@@ -8,15 +8,13 @@ One spelling (that of transformers 5 in memory):
     lm_head.weight                          lm_head.weight
 """
 
-import dataclasses
 import pathlib
 
 import jax
 import jax.numpy as jnp
 
-from corejax.models import sharding
+from corejax.models import families
 from corejax.models import weight_map
-from corejax.models import weights
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import modeling
 
@@ -27,7 +25,6 @@ _RENAMES = (
   ),
   (r'^visual\.', 'model.visual.'),
 )
-_HEAD = 'lm_head.weight'
 _TOWER = 'model.visual'
 # Buffers of old files.
 _IGNORED = (
@@ -106,7 +103,7 @@ def _tower(kind: str, n_deep: int) -> tuple[weight_map.Entry, ...]:
 def make_map(config: config_lib.QwenVlConfig) -> weight_map.WeightMap:
   """The map of one model."""
   entries = (
-    *weight_map.decoder('model.language_model', 'language', _HEAD),
+    *weight_map.decoder('model.language_model', 'language', families.HEAD),
     *_experts(),
     *_tower(config.kind, len(config.vision.deep_layers)),
   )
@@ -120,25 +117,7 @@ def load(
   dtype: jnp.dtype,
   mesh: jax.sharding.Mesh | None = None,
 ) -> modeling.QwenVl:
-  """The model with a folder's weights.
-
-  A tied model whose file holds a head of its own gets that head, as in
-  transformers (which unties the two if they differ).
-
-  Args:
-    folder: the checkpoint.
-    config: its config.
-    dtype: of all parameters.
-    mesh: cut over its 'model' axis; None is one device.
-
-  Raises:
-    UserError: the files are malformed or do not fit the config.
-  """
-  rules = make_map(config)
-  renamed = weights.open_renamed(folder, rules)
-  if config.text.tie and _HEAD in renamed:
-    text = dataclasses.replace(config.text, tie=False)
-    config = dataclasses.replace(config, text=text)
-  model = modeling.abstract(config, dtype)
-  sources = weights.match(renamed, weights.shapes(model), rules, str(folder))
-  return weights.fill(model, sources, sharding.placer(mesh), str(folder))
+  """The model with a folder's weights; see families.load_weights."""
+  return families.load_weights(
+    folder, config, make_map, modeling.abstract, dtype=dtype, mesh=mesh
+  )

@@ -159,3 +159,11 @@ def test_a_table_from_a_file_without_selection_plots_too(ranking):
   bare = ranking_lib.HeadRanking(3, 8, columns)
   axes = bare.plot(mpl_figure.Figure().subplots())
   assert not axes.patches
+
+
+def test_listed():
+  assert [describe.listed('abc'[:n]) for n in (1, 2, 3)] == [
+    'a',
+    'a and b',
+    'a, b and c',
+  ]

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -347,6 +348,24 @@ def test_only_so_many_documents_and_pages_stay_open(tmp_path):
   assert len(opened._pages) <= 64
   again = opened.render(paths[0], 3)
   assert again == first and again is not first
+
+
+def test_nothing_is_said_of_documents_that_are_open_at_exit(tmp_path):
+  path = pdfs.write(tmp_path / 'a.pdf', [[]])
+  program = (
+    'import sys, weakref\n'
+    # As jax has it: finalizers of later objects then run too late.
+    'weakref.finalize(sys, int)\n'
+    'from corejax.data import documents\n'
+    'opened = documents.Documents(18)\n'
+    'opened.close()\n'
+    'opened.render(sys.argv[1], 0)\n'
+    'sys.keep = opened, opened._open\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program, str(path)], capture_output=True, text=True
+  )
+  assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
 def test_a_page_that_is_not_there(tmp_path):

@@ -48,6 +48,15 @@ def test_layouts(ranked, evidence, expected):
   assert recall.layout_recall(ranked, evidence, 5) == pytest.approx(expected)
 
 
+def test_the_benchmark_itself_does_not_stop_at_one():
+  twice = [L(0, (0, 0, 10, 10))] * 2
+  evidence = [L(0, (0, 0, 10, 10))]
+  assert recall.layout_share(twice, evidence, 5) == 2
+  assert recall.layout_share(twice, evidence, 1) == 1
+  with pytest.raises(ValueError, match='no area'):
+    recall.layout_share(twice, [], 1)
+
+
 def test_only_the_first_count():
   ranked = [L(1, (0, 0, 9, 9))] * 5 + [L(0, (0, 0, 10, 10))]
   found = [

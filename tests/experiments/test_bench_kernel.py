@@ -41,6 +41,7 @@ def test_it_prints_and_writes(tmp_path, capsys):
   out = tmp_path / 'run'
   flags = ['--lengths=70', '--heads=4/2', '--head_dim=8', '--pairs=2']
   flags += ['--window=20', '--sink=5', '--dense=0.25', f'--out={out}']
+  flags += ['--blocks=16,8,2']
   assert bench_kernel.cli(['bench_kernel', *flags]) == 0
   said = capsys.readouterr().out
   assert '25.0% of the heads dense, window 20, sink 5' in said
@@ -88,6 +89,8 @@ def test_what_is_aimed_at():
     ('--dense=1.5', '--dense=1.5: give 0 to 1'),
     ('--sides=hf', 'give one or more of ours_dense'),
     ('--window=0', '--window=0: give 1 or more'),
+    ('--blocks=128,128', '--blocks=128,128: give three whole numbers'),
+    ('--blocks=128,128,0', '--blocks=128,128,0: give three'),
   ],
 )
 def test_bad_flags(flag, said, tmp_path, capsys):

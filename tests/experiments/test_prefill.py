@@ -216,6 +216,30 @@ def test_no_benefit_is_told_too():
   assert 'SLOWER' in text
 
 
+def test_what_there_is_none_of_stays_empty_and_is_said():
+  found = _found([1, 0.1, 1, 0.1, 0.2], [4, 1, 2, 2, 2])
+  found = dataclasses.replace(
+    found,
+    first_XR=found.first_XR[:, :3],  # too few rounds for an interval
+    kernel_XR=timed_table.rounds([np.zeros((5, 0))] * 2),  # all rejected
+    twin_E=np.zeros(len(found.twin_E), bool),
+  )
+  table = prefill_table.rows(SCALE, SETS, found, (1, 8))
+  compared = prefill_table.compare(SCALE, SETS, found, table)
+  told = '\n'.join(prefill_words.summary(table, [SCALE], compared))
+  assert 'nan' not in told and told.count('not timed') == 4
+  assert '; no twins asked' in told and 'twins,' not in told
+  assert 'nan' not in str(prefill_report._table(table, SCALE))
+  for row in csv.DictReader(prefill_table.to_csv(table, 8).splitlines()):
+    assert 'nan' not in row.values()
+    assert row['kernel_ms'] == '' == row['first_token_speedup_ci_low']
+    assert float(row['first_token_speedup']) > 0
+  line = prefill_words.not_timed(SCALE)
+  assert 'were rejected' in line and '\n' not in line
+  kept = timed_table.rounds([np.zeros((5, 0)), np.ones((5, 2))])
+  np.testing.assert_array_equal(kept, np.ones((5, 2)))
+
+
 def test_nothing_is_in_doubt_about_what_is_held_against_itself():
   _, table = _told([0.7, 0.1, 0.5, 0.1, 0.3], [4, 1, 2, 2, 2])
   for row in table:
@@ -348,7 +372,7 @@ def test_kernel_only_times_and_skips(tmp_path, capsys):
     (['--window=0'], '--window=0: give 1'),
     (['--sink=-2'], '--sink=-2'),
     (['--page_counts=3,x'], '--page_counts=3,x'),
-    (['--page_counts=40'], 'the model takes 256'),
+    (['--page_counts=40'], 'the model takes 256: show fewer --page_counts'),
     (['--depth=2'], '--depth=2: give 0'),
     (['--heads=9-0'], 'layer 9 is outside 0..3'),
     (['--rank_split=test'], 'is --split too'),

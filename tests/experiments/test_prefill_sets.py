@@ -83,6 +83,19 @@ def test_given_heads_have_their_controls():
     assert not len(each.heads & given)
 
 
+def test_without_draws_it_says_what_is_left_out():
+  told = [f'{n}: no draws (--draws=0)' for n in ('layer_matched', 'random')]
+  made, left_out = prefill_sets.make(
+    prefill_sets.NAMES, (0.125, 0.75), N, 0, SCORE_LN
+  )
+  assert [s.name for s in made[2:]] == ['top', 'bottom'] * 2
+  assert left_out == told
+  given = heads.HeadSet((0, n) for n in range(N))
+  _, left_out = prefill_sets.make_given(prefill_sets.NAMES, given, 1, N, 0)
+  assert left_out == told
+  assert not prefill_sets.make(('all_dense', 'top'), (0.1,), N, 0, SCORE_LN)[1]
+
+
 @pytest.mark.parametrize(
   'length, window, sink',
   [

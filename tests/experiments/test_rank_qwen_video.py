@@ -1,12 +1,11 @@
 """Videos through `rank`, `inspect` and `ablate`, on a tiny random Qwen2.5-VL.
 
-Two films, of which each question shows one behind a picture; the masses, the
-answers and the features are those of transformers.
+Two films, of which each question shows one behind a picture; the masses are
+those of transformers.
 """
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
@@ -15,13 +14,9 @@ from corejax.data import example as example_lib
 from corejax.experiments import ablate
 from corejax.experiments import features
 from corejax.experiments import inspect as inspect_lib
-from corejax.experiments import measure
 from corejax.experiments import prefixes
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
-from corejax.experiments import step
-from corejax.kernels import dispatch
-from corejax.models import generate as generate_lib
 from helpers import pictures
 
 torch = pytest.importorskip('torch', reason='tiny checkpoints need torch')
@@ -75,16 +70,45 @@ def _films() -> Films:
   return Films(tuple(made))
 
 
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+  """A ranking, and what was run for it.
+
+  Attributes:
+    result: of rank.run.
+    plans: how batches were cut.
+    n_looked: pictures that went through the tower.
+  """
+
+  result: rank.Result
+  plans: list[prefixes.Plan | None]
+  n_looked: int
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
-  """(settings that name model and data, torch model, a ranking)."""
+  """(settings that name model and data, torch model, a Ranked)."""
   from helpers import tiny_qwen
 
   folder = tmp_path_factory.mktemp('films')
   model = tiny_qwen.folder(folder, 'qwen2_5_vl', most=6)
   shared = dict(model='qwen2_5_vl_flax', checkpoint=str(folder), limit=8)
+  looked, plans = [], []
+  see, plan = features.FeatureCache._see_alike, prefixes.Sharing.plan
+
+  def noted_see(self, new):
+    looked.extend([1] * len(new))
+    return see(self, new)
+
+  def noted_plan(self, *args):
+    plans.append(plan(self, *args))
+    return plans[-1]
+
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(resources_lib, 'load_source', lambda *_, **__: _films())
+    patch.setattr(prefixes, 'LEAST_PARAMETERS', 0)
+    patch.setattr(features.FeatureCache, '_see_alike', noted_see)
+    patch.setattr(prefixes.Sharing, 'plan', noted_plan)
     ranked = rank.run(
       rank.Config(
         out=str(folder / 'run'),
@@ -94,7 +118,8 @@ def made(tmp_path_factory):
         **shared,
       )
     )
-    yield shared, model, ranked
+    # As far as ranked: what comes later looks again.
+    yield shared, model, Ranked(ranked, list(plans), len(looked))
 
 
 @torch.no_grad()
@@ -120,6 +145,7 @@ def _masses(model, arrays) -> np.ndarray:
 
 def test_masses_are_those_of_transformers(made):
   shared, model, ranked = made
+  ranked = ranked.result
   assert len(ranked.scores.ids) == 8 and not ranked.rejected
   for index in (0, 5):
     shown = inspect_lib.run(
@@ -159,67 +185,14 @@ def test_ablate_judges_generated_answers(made, tmp_path):
   assert found is not None and {e.k for e in found.effects} == {0, 2}
 
 
-def test_pairs_of_frames_are_seen_once(made, monkeypatch):
-  """The feature cache and shared prefixes give what one forward gives."""
+def test_pairs_of_frames_are_seen_once(made):
+  """By the feature cache; and what questions begin with, by shared prefixes."""
   shared, _, ranked = made
-  resources = resources_lib.load(rank.Config(**shared))
-  options = measure.Options(8, 'question', False, False, 0)
-  batch = measure.prepare_batch(resources, range(8), options)
-  monkeypatch.setattr(prefixes, 'LEAST_PARAMETERS', 0)
-  runner = step.Runner(resources, 8)
-  plan, plans = runner._sharing.plan, []
-
-  def noted(*args):
-    plans.append(plan(*args))
-    return plans[-1]
-
-  monkeypatch.setattr(runner._sharing, 'plan', noted)
-  part = measure.finish_batch(
-    resources, measure.start_batch(runner, batch, options), options
-  )
-  assert runner.features.n_looked == 1 + 2 * 3
-  assert len(plans) == 1 and plans[0] is not None
-  expected = ranked.scores.mass_ELNQR[:8]
-  np.testing.assert_allclose(part.mass_ELNQR, expected, rtol=0, atol=1e-5)
-  one = batch.prepared[0].encoded
-  shapes = {one.picture(m)['pixel_values'].shape for m in range(1, 4)}
-  assert len(shapes) == 1  # of a longer video there are more, not larger ones
-  assert len(set(features.keys(one))) == 4
-
-
-@torch.no_grad()
-def test_generated_tokens_are_those_of_transformers(made):
-  """The position of each new token goes on behind the video's last time."""
-  shared, model, _ = made
-  resources = resources_lib.load(rank.Config(**shared))
-  loaded = resources.loaded
-  encoded = [
-    loaded.processor.encode(resources.source[index]).prompt()
-    for index in (0, 5)
-  ]
-  length = max(len(e.tokens_T) for e in encoded)
-  inputs = loaded.processor.collate(encoded, length, 8)
-  with jax.default_matmul_precision('highest'):
-    found = generate_lib.generate(
-      loaded, inputs, max_tokens=6, eos_ids=(), attend=dispatch.attend()
-    )
-  for b, one in enumerate(encoded):
-    ids = torch.tensor(one.tokens_T, dtype=torch.long)[None]
-    kinds = (ids == model.config.image_token_id).int()
-    kinds += 2 * (ids == model.config.video_token_id).int()
-    vision = one.hf_vision()
-    out = model.generate(
-      input_ids=ids,
-      attention_mask=torch.ones_like(ids),
-      mm_token_type_ids=kinds,
-      **{n: torch.tensor(x) for n, x in vision.items() if 'pixel' in n},
-      **{n: torch.tensor(x).long() for n, x in vision.items() if 'grid' in n},
-      second_per_grid_ts=torch.tensor([1.4]),
-      do_sample=False,
-      max_new_tokens=6,
-      min_new_tokens=6,
-      pad_token_id=0,
-      eos_token_id=model.config.text_config.vocab_size - 1,
-    )
-    expected = out[0, ids.shape[1] :].numpy()
-    np.testing.assert_array_equal(np.asarray(found.tokens_BA[b]), expected)
+  assert ranked.n_looked == 1 + 2 * 3
+  assert len(ranked.plans) == 1 and ranked.plans[0] is not None
+  processor = resources_lib.load_processor(rank.Config(**shared))
+  encoded = processor.encode(_films()[0])
+  shapes = [encoded.picture(m)['pixel_values'].shape for m in range(4)]
+  # A longer video has more of them, not larger ones.
+  assert shapes[1] == shapes[2] == shapes[3]
+  assert len(set(features.keys(encoded))) == 4

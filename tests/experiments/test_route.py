@@ -239,7 +239,7 @@ def test_flops_of_the_probe_are_counted():
     (['--window=0'], '--window=0: give 1'),
     (['--probe_rows=-1'], '--probe_rows=-1'),
     (['--probe_score=best'], '--probe_score=best: not one of mass, peak'),
-    (['--pages=40'], 'the model takes 256'),
+    (['--pages=40'], 'the model takes 256: show fewer --pages'),
     (['--heads=1-1'], 'no budgets to choose within'),
     (['--rank_split=test'], 'is --split too'),
   ],
@@ -249,6 +249,15 @@ def test_bad_input(argv, words, capsys, tmp_path):
   assert route.cli(['route', *flags, *argv]) == cli.EX_USER
   told = capsys.readouterr().err
   assert words in told and told.count('\n') == 1
+
+
+def test_without_draws_random_is_left_out_and_it_is_said():
+  said = [
+    route._left_out(types.SimpleNamespace(draws=draws)) for draws in (0, 1)
+  ]
+  assert said == [['left out random: no draws (--draws=0)'], []]
+  ways = route_run.ways([0.25], [PLAN], SHAPE, 0)
+  assert {way.method for way in ways} == set(route_run.METHODS) - {'random'}
 
 
 def test_dry_run_writes_nothing(tmp_path, capsys):

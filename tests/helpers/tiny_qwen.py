@@ -90,29 +90,50 @@ def folder(
     text_kw, tower_kw, **kw: as hf_qwen.config takes them.
     most: features a picture may have.
   """
+  config = _config(kind, text_kw, tower_kw, kw)
+  model = hf_qwen.build(config)
+  hf_qwen.save(model, path)
+  _write_processor(path, config, most)
+  return model
+
+
+def processor_folder(
+  path: pathlib.Path, kind: str, *, most: int = 48, context: int = 2048
+) -> pathlib.Path:
+  """The same folder without weights, which a processor does not need."""
+  config = _config(kind, dict(max_position_embeddings=context), None, {})
+  path.mkdir(parents=True, exist_ok=True)
+  config.save_pretrained(path)
+  _write_processor(path, config, most)
+  return path
+
+
+def _config(kind: str, text_kw, tower_kw, kw):
   fast = tokenizer()
   config = hf_qwen.config(
     kind,
     text_kw=dict(
-      vocab_size=len(fast) + 5, max_position_embeddings=512, **(text_kw or {})
+      vocab_size=len(fast) + 5,
+      **dict(max_position_embeddings=512) | (text_kw or {}),
     ),
     tower_kw={'depth': 2, **_TOWERS[kind], **(tower_kw or {})},
     **kw,
   )
   config.image_token_id = fast.convert_tokens_to_ids('<|image_pad|>')
   config.video_token_id = fast.convert_tokens_to_ids('<|video_pad|>')
-  model = hf_qwen.build(config)
-  hf_qwen.save(model, path)
-  fast.save_pretrained(path)
+  return config
+
+
+def _write_processor(path: pathlib.Path, config, most: int) -> None:
+  tokenizer().save_pretrained(path)
   patch_size = config.vision_config.patch_size
   (path / 'preprocessor_config.json').write_text(
     json.dumps(pixels(patch_size, most))
   )
-  if kind.startswith('qwen3'):
+  if config.model_type.startswith('qwen3'):
     (path / 'video_preprocessor_config.json').write_text(
       json.dumps(videos(most))
     )
-  return model
 
 
 def hf_processor(path: pathlib.Path):

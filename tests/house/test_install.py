@@ -43,12 +43,14 @@ assert names == {
   'corejax-rank': 'corejax.experiments.rank:cli',
   'corejax-inspect': 'corejax.experiments.inspect:cli',
   'corejax-compare': 'corejax.experiments.compare:cli',
+  'corejax-convert': 'corejax.experiments.convert:cli',
   'corejax-proxy': 'corejax.experiments.proxy:cli',
   'corejax-prefill': 'corejax.experiments.prefill:cli',
   'corejax-prepare': 'corejax.experiments.prepare:cli',
   'corejax-reproduce': 'corejax.experiments.reproduce:cli',
   'corejax-retrieve': 'corejax.experiments.retrieve:cli',
   'corejax-route': 'corejax.experiments.route:cli',
+  'corejax-shift': 'corejax.experiments.shift:cli',
   'corejax-train-organism': 'corejax.experiments.train_organism:cli',
 }, names
 """

@@ -12,6 +12,8 @@ from corejax import masks
 from corejax import probe as probe_lib
 from corejax import regions
 from corejax.kernels import dispatch
+from corejax.kernels import targets
+from corejax.kernels import triton
 from helpers import attention_cases as cases
 
 
@@ -108,3 +110,24 @@ def test_refuses_arrays_that_do_not_belong_together():
 def test_refuses_a_mask_of_another_shape(name, value, match):
   q, k, v, _, _ = cases.draw(cases.SPECS['plain'], 0).args
   _refused(match, q, k, v, masks.AttnMask(**{name: value}))
+
+
+def test_it_picks_for_what_is_compiled_for(monkeypatch):
+  """Of another machine's kernels, on one that has neither device."""
+  monkeypatch.setattr(triton, '_packages_refused', lambda: None)
+
+  def picked(name, dtype, mask=None):
+    q = jax.ShapeDtypeStruct((1, 256, 4, 128), dtype)
+    target = targets.parse(name)
+    return dispatch.picked(q, q, q, mask or masks.AttnMask(), None, target)
+
+  assert picked('v6e:2x2', jnp.bfloat16) == 'tpu_pallas'
+  assert picked('v5p:2x2x1', jnp.float32) == 'tpu_pallas'
+  assert picked('h100', jnp.bfloat16) == 'triton'
+  assert picked('h100', jnp.float32) == 'xla'
+  assert picked('cpu', jnp.bfloat16) == 'xla'
+  segments = masks.AttnMask(
+    q_segment_BT=jnp.zeros((1, 256), jnp.int32),
+    kv_segment_BS=jnp.zeros((1, 256), jnp.int32),
+  )
+  assert picked('v5e:4x4', jnp.bfloat16, segments) == 'xla'

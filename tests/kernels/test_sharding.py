@@ -80,6 +80,18 @@ def test_equals_one_device(implementation, mesh_shape, n_heads, n_kv):
   assert out_spec[2] == 'model' and len(got.out_BTNH.devices()) == 4
 
 
+def test_heads_that_do_not_divide_are_all_computed_if_asked_for():
+  spec = dataclasses.replace(
+    cases.SPECS['left_right_padding'], n_rows=9, n_keys=9, n_heads=6, n_kv=3
+  )
+  problem = cases.draw(spec, 0)
+  probe = _probe(2, 9, 9)
+  attend = dispatch.attend('reference')
+  spread = dispatch.sharded(attend, _mesh(1, 4), uneven=True)
+  got = jax.jit(spread)(*problem.args, probe)
+  _assert_same(got, jax.jit(attend)(*problem.args, probe))
+
+
 @pytest.mark.parametrize(
   'name', ['packed', 'blocked', 'some_rows', 'model_window']
 )

@@ -4,7 +4,7 @@
 
 prints registers, spilled bytes and shared memory of every size that is shipped.
 The second half compiles whole JAX programs for an H100, from the description of
-one in tests/fixtures, and needs the CUDA plugin beside jax-triton:
+one beside the kernels, and needs the CUDA plugin beside jax-triton:
 
     pip install --no-deps jax-cuda13-plugin jax-cuda13-pjrt jax-triton
 
@@ -13,26 +13,24 @@ compiled is never run: values are checked interpreted (test_triton.py).
 """
 
 import functools
-import pathlib
 import re
 import subprocess
 
 from flax import nnx
 import jax
-from jax.experimental import topologies
 import jax.numpy as jnp
 import pytest
 
 from corejax import attention
 from corejax import control as control_lib
 from corejax import masks
+from corejax.kernels import targets
 from corejax.kernels import triton
 from corejax.models import decoder
 from corejax.models import rope
 
 pytestmark = pytest.mark.aot
 
-_H100 = pathlib.Path(__file__).parents[1] / 'fixtures/h100_target_config.txtpb'
 # Bytes of shared memory that one program may have.
 _SHARED = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448}
 _N_HEADS, _N_KV = 28, 4
@@ -172,10 +170,7 @@ def h100():
     pytest.importorskip(
       package, reason='compiling for an H100 needs jax-triton and a CUDA plugin'
     )
-  topology = topologies.get_topology_desc(
-    platform='cuda', target_config=_H100.read_text(), topology='1x1x1'
-  )
-  return topology.devices[0]
+  return targets.parse('h100').devices()[0]
 
 
 def _compiled(device, fun, *args):

@@ -14,6 +14,7 @@ from corejax.models.llava_next import config as next_config
 from corejax.models.llava_next import processing as next_processing
 from corejax.models.llava_onevision import config as onevision_config
 from corejax.models.llava_onevision import processing as onevision_processing
+from helpers import lights
 from helpers import pictures
 from helpers import tiny_tiled
 from helpers import tracers
@@ -111,29 +112,11 @@ def test_tiles_and_counts_of_transformers(made):
 # --- which token is this box?
 
 
-def _light(processor):
-  """Brightness of each token: the mean of its pixels, blended as it is."""
-  tiler = processor.tiler
-  std = np.array(tiler.pixels.std)[:, None, None]
-  side, patch = tiler.tokens, tiler.patch
-
-  def light(encoded, difference):
-    share = (difference * std).mean(1)[:, : side * patch, : side * patch]
-    cells = share.reshape(len(share), side, patch, side, patch).mean((2, 4))
-    cells = cells.reshape(len(share), side * side)
-    newline = np.full((len(share), 1), 100.0)  # nothing that shows may be one
-    features = np.concatenate([cells, newline], 1).reshape(-1)
-    rows = encoded.feature_T[encoded.visual_I]
-    if encoded.blend_TK is None:
-      return features[rows]
-    return (features[rows] * encoded.blend_TK[encoded.visual_I]).sum(1)
-
-  return light
-
-
 def test_a_white_box_lights_the_tokens_called_evidence(made):
   _, _, processor = made
-  seen = tracers.check(processor.encode, _light(processor), sides=(60, 500))
+  seen = tracers.check(
+    processor.encode, lights.anyres(processor), sides=(60, 500)
+  )
   assert seen.shown > 50
   assert len(seen.layouts) > 4
 

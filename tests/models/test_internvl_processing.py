@@ -13,6 +13,7 @@ from corejax.data import example as example_lib
 from corejax.models.internvl import config as config_lib
 from corejax.models.internvl import processing
 from corejax.models.internvl import templates
+from helpers import lights
 from helpers import pictures
 from helpers import tiny_tiled
 from helpers import tiny_tokenizer
@@ -98,25 +99,11 @@ def test_tiles_of_transformers(tmp_path, least, most):
 # --- which token is this box?
 
 
-def _light(processor):
-  """Brightness of each token: the mean of its pixels, tile by tile."""
-  std = np.array(processor.tiler.pixels.std)[:, None, None]
-  side = processor.tiler.tokens
-
-  def light(encoded, difference):
-    share = (difference * std).mean(1)
-    n_tiles, size = share.shape[:2]
-    cell = size // side
-    share = share.reshape(n_tiles, side, cell, side, cell).mean((2, 4))
-    features = share.reshape(-1)
-    return features[encoded.feature_T[encoded.visual_I]]
-
-  return light
-
-
 def test_a_white_box_lights_the_tokens_called_evidence(made):
   _, processor = made['bytes']
-  seen = tracers.check(processor.encode, _light(processor), sides=(60, 500))
+  seen = tracers.check(
+    processor.encode, lights.internvl(processor), sides=(60, 500)
+  )
   assert seen.shown > 55 and not seen.cropped
   assert len(seen.layouts) > 3
 

@@ -147,7 +147,7 @@ def test_ids_and_positions_of_mixed_prompts(made):
     if model.config.model_type == 'qwen2_5_vl':
       gaps = [c.seconds[1] - c.seconds[0] for c in clips]
       more = dict(second_per_grid_ts=torch.tensor([2 * gap for gap in gaps]))
-    theirs, _ = model.model.get_rope_index(
+    theirs, delta = model.model.get_rope_index(
       torch.tensor(ids)[None],
       torch.tensor(types_T)[None],
       image_grid_thw=torch.tensor(vision['image_grid_thw']),
@@ -155,6 +155,8 @@ def test_ids_and_positions_of_mixed_prompts(made):
       **more,
     )
     np.testing.assert_array_equal(encoded.positions_T, theirs[:, 0, :n].numpy())
+    # What is generated goes on behind the largest, as models/generate.py does.
+    assert int(delta) + len(ids) == theirs.max() + 1
     question = processor.tokenizer.decode(
       encoded.tokens_T[slice(*encoded.question)]
     )

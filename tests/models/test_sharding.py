@@ -41,7 +41,14 @@ def _mesh(data: int, model: int, names=('data', 'model')):
     ('language.layers.mlp.gate.weight', (2, 64, 32), P(None, 'model')),
     ('language.layers.mlp.down.weight', (2, 32, 64), P(None, None, 'model')),
     ('language.embed.weight', (64, 32), P('model')),
-    ('language.head.weight', (63, 32), P()),  # 63 rows do not divide
+    ('language.head.weight', (63, 32), P(None, 'model')),  # 63 rows
+    ('language.head.weight', (63, 30), P()),
+    (
+      'vision.layers.attn.q.weight',
+      (2, 5, 4, 20),
+      P(None, None, None, 'model'),
+    ),
+    ('vision.layers.attn.o.weight', (2, 20, 5, 4), P(None, 'model')),
     ('language.norm.weight', (32,), P()),
     ('language.layers.attn.q_norm.weight', (2, 8), P()),
     ('vision.layers.attn.v.weight', (2, 16, 4, 64), P(None, 'model')),
@@ -77,12 +84,13 @@ def test_other_meshes_are_refused():
 def test_same_logits_on_four_devices(tmp_path, data, model, by_head):
   """4 heads cut in 2 or 4; 2 kv heads in 2, and whole where 4 do not fit.
 
-  With `by_head` attention runs under shard_map: nothing is gathered.
+  With `by_head` attention runs under shard_map: nothing is gathered. The other
+  has a tower of 5 heads and 63 words: cut along their widths.
   """
   hf_config = hf_llava.config(
     'qwen2',
-    text_kw=dict(num_key_value_heads=2),
-    tower_kw=dict(num_attention_heads=4),
+    text_kw=dict(num_key_value_heads=2, vocab_size=64 if by_head else 63),
+    tower_kw=dict(num_attention_heads=4 if by_head else 5),
   )
   torch_model = hf_llava.build(hf_config)
   hf_llava.save(torch_model, tmp_path)
@@ -100,6 +108,10 @@ def test_same_logits_on_four_devices(tmp_path, data, model, by_head):
   assert k.addressable_shards[0].data.shape[1] == (1 if model == 2 else 2)
 
   rows = jax.sharding.NamedSharding(mesh, P('data'))
+  if not by_head:
+    assert loaded.language.embed.weight[...].sharding.spec == P(None, 'model')
+    tower_q = loaded.vision.layers.attn.q.weight[...]
+    assert tower_q.addressable_shards[0].data.shape[1:] == (5, 4, 5)
   inputs = jax.tree.map(lambda x: jax.device_put(x, rows), batch.inputs)
   length = batch.real_BT.shape[1]
   probe = probe_lib.Probe(

@@ -89,6 +89,26 @@ def test_set_overlap_p_by_counting():
       )
 
 
+def test_what_several_sets_have_in_common_by_counting():
+  n, sizes = 5, (2, 3, 2)
+  drawn = [
+    set.intersection(*map(set, sets))
+    for sets in itertools.product(
+      *(itertools.combinations(range(n), size) for size in sizes)
+    )
+  ]
+  counts = np.array([len(each) for each in drawn])
+  assert agreement.common_chance(sizes, n) == pytest.approx(counts.mean())
+  for common in range(4):
+    assert agreement.common_p(common, sizes, n) == pytest.approx(
+      (counts >= common).mean(), abs=1e-12
+    )
+  for common in range(3):
+    assert agreement.common_p(common, (2, 3), 6) == pytest.approx(
+      agreement.set_overlap_p(common, 2, 3, 6)
+    )
+
+
 def test_permutation_p_by_counting():
   left = np.array([1.0, 2, 3, 4, 5])
   right = np.array([2.0, 1, 3, 5, 4])

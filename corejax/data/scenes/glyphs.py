@@ -106,15 +106,17 @@ _OUTLINES = {
 
 
 @functools.lru_cache(maxsize=64)
-def mask(glyph: str, size: int) -> np.ndarray:
+def mask(glyph: str, size: int, scale: float = 1.0) -> np.ndarray:
   """How much ink lies on each pixel of a cell.
 
   Args:
     glyph: one of vocab.GLYPHS.
     size: pixels along the cell's edge.
+    scale: of the glyph, about the cell's centre.
 
   Returns:
-    Read-only float32 [size, size] in [0, 1]; 0 in the outer tenth.
+    Read-only float32 [size, size] in [0, 1]; 0 in the outer tenth (of a cell
+    of `scale` times the edge).
   """
   side = size * _OVERSAMPLE
   canvas = Image.new('L', (side, side))
@@ -122,6 +124,10 @@ def mask(glyph: str, size: int) -> np.ndarray:
   ink, holes = _OUTLINES[glyph]
   for value, polygons in ((255, ink), (0, holes)):
     for corners in polygons:
+      if scale != 1:  # as usual to the bit otherwise
+        corners = [
+          (0.5 + scale * (x - 0.5), 0.5 + scale * (y - 0.5)) for x, y in corners
+        ]
       draw.polygon([(x * side, y * side) for x, y in corners], fill=value)
   soft = canvas.resize((size, size), Image.Resampling.BOX)
   alpha = np.asarray(soft, np.float32) / 255

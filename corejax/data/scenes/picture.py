@@ -64,6 +64,7 @@ def pixels(
   grid: int,
   cell: int,
   noise: np.ndarray | None = None,
+  scale: float = 1.0,
 ) -> np.ndarray:
   """One page.
 
@@ -73,6 +74,7 @@ def pixels(
     grid: cells along an edge.
     cell: pixels along a cell's edge.
     noise: integers added to every channel alike, [grid * cell, grid * cell].
+    scale: of every glyph in its cell.
 
   Returns:
     uint8 [grid * cell, grid * cell, 3].
@@ -81,7 +83,7 @@ def pixels(
   page = np.empty((side, side, 3), np.float32)
   page[:] = GROUND_RGB[ground]
   for mark in marks:
-    alpha = glyphs.mask(mark.glyph, cell)[..., None]
+    alpha = glyphs.mask(mark.glyph, cell, scale)[..., None]
     y, x = mark.row * cell, mark.column * cell
     page[y : y + cell, x : x + cell] *= 1 - alpha
     ink = np.array(INK_RGB[mark.colour], np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 
 from corejax import errors
 from corejax.data.scenes import picture
+from corejax.data.scenes import shift as shift_lib
 from corejax.data.scenes import vocab
 
 # Every possible scene belongs to one split, whatever the seed: its content's
@@ -29,6 +30,9 @@ class SceneConfig:
     marks: marks on each page; all glyphs of a scene are distinct.
     questions: questions a task a scene, each about another mark.
     noise: grey noise of up to this many of 255 levels on every pixel.
+    shift: what sets the pictures apart from the usual ones; None is nothing.
+      Scenes and questions are drawn from the text of a config, in which it
+      does not stand.
   """
 
   grid: int = 4
@@ -37,6 +41,7 @@ class SceneConfig:
   marks: int = 9
   questions: int = 4
   noise: int = 0
+  shift: shift_lib.Shift | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
     need = self._need
@@ -207,6 +212,8 @@ def pictures(
   """The scene's pages, uint8 [H, W, 3] each."""
   scene = make(config, seed, split, index)
   rng = generator(config, seed, split, index, 'noise')
+  shift = config.shift or shift_lib.Shift()
+  disturbing = generator(config, seed, split, index, 'shift')
   side = config.grid * config.cell
   pages = []
   for page in range(config.pages):
@@ -214,9 +221,10 @@ def pictures(
     if config.noise:
       noise = rng.integers(-config.noise, config.noise + 1, (side, side))
     marks = [mark for mark in scene.marks if mark.page == page]
-    pages.append(
-      picture.pixels(marks, scene.ground, config.grid, config.cell, noise)
+    drawn = picture.pixels(
+      marks, scene.ground, config.grid, config.cell, noise, shift.size
     )
+    pages.append(shift.disturb(drawn, disturbing))
   return tuple(pages)
 
 

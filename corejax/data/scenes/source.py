@@ -8,6 +8,7 @@ from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
+from corejax.data import layouts as layouts_lib
 from corejax.data.scenes import glyphs
 from corejax.data.scenes import haystack
 from corejax.data.scenes import picture
@@ -119,8 +120,11 @@ class Scenes:
   @property
   def fingerprint(self) -> str:
     """12 hex digits over words, shapes, colours, and all settings."""
+    config = dataclasses.asdict(self.config)
+    if config['shift'] is None:  # the usual scenes are what they always were
+      del config['shift']
     record = [
-      dataclasses.asdict(self.config),
+      config,
       (self.name, self.split, self.seed, self.n_scenes, self._asked),
       (vocab.words(), vocab.QUESTIONS, picture.INK_RGB, picture.GROUND_RGB),
     ]
@@ -150,6 +154,24 @@ class Scenes:
 
   def _cluster(self, scene: int) -> str:
     return f'{self.name}/{self.split}/{scene:05d}'
+
+  def layouts_identity(self) -> Sequence[object]:
+    """What fingerprints cover of the layouts: nothing that a source's lacks."""
+    return ['cells']
+
+  def layouts(self, index: int) -> layouts_lib.Layouts:
+    """Every cell of every page, with a mark or without, in reading order."""
+    del index  # the same for all scenes
+    pages, grid = self.config.pages, self.config.grid
+    return layouts_lib.Layouts(
+      tuple(
+        cell_box(page, row, column, grid)
+        for page in range(pages)
+        for row in range(grid)
+        for column in range(grid)
+      ),
+      {page: (float(grid), float(grid)) for page in range(pages)},
+    )
 
   def example(
     self, scene: int, task: str, number: int, twin: bool = False
@@ -208,14 +230,25 @@ class Scenes:
     )
 
   def _box(self, mark: picture.Mark) -> example_lib.Box:
-    grid = self.config.grid
-    return example_lib.Box(
-      mark.page,
-      mark.column / grid,
-      mark.row / grid,
-      (mark.column + 1) / grid,
-      (mark.row + 1) / grid,
+    margin = 0.0
+    if self.config.shift is not None:
+      margin = max(0.0, (1 - self.config.shift.size) / 2)
+    return cell_box(
+      mark.page, mark.row, mark.column, self.config.grid, margin
     )
+
+
+def cell_box(
+  page: int, row: int, column: int, grid: int, margin: float = 0.0
+) -> example_lib.Box:
+  """A cell of a page's grid, less a share of its edge on every side."""
+  return example_lib.Box(
+    page,
+    (column + margin) / grid,
+    (row + margin) / grid,
+    (column + 1 - margin) / grid,
+    (row + 1 - margin) / grid,
+  )
 
 
 def _is_twin(task: str) -> bool:
