@@ -15,13 +15,15 @@ from collections.abc import Sequence
 import dataclasses
 import math
 import pathlib
-from typing import Any
+from typing import Any, TypeVar
 
 from corejax import errors
 from corejax.data import example as example_lib
 from corejax.models import checkpoint
 from corejax.models import images
 from corejax.models.qwen_vl import pixels
+
+_Frame = TypeVar('_Frame', int, float)  # its media index, or its second
 
 _SECOND = pixels.Form(
   name='Qwen2VLVideoProcessor',
@@ -123,7 +125,7 @@ def _within_volume(
   return new_w, new_h
 
 
-def groups(frames: Sequence[int], temporal: int) -> list[tuple[int, ...]]:
+def groups(frames: Sequence[_Frame], temporal: int) -> list[tuple[_Frame, ...]]:
   """The frames of each patch; the last one is repeated to fill up."""
   padded = [*frames, *[frames[-1]] * (-len(frames) % temporal)]
   return [
