@@ -49,13 +49,19 @@ def figure(rows: Sequence[prefill_kernel.Row], title: str) -> bytes:
       )
       for name, style in (('element_ideal', ':'), ('tile_ideal', '--')):
         ideal = [getattr(row.cost, name) for row in line]
-        axes.plot(lengths, ideal, style, color=colour, linewidth=0.9)
+        # The mark shows an ideal at one length alone too.
+        axes.plot(
+          lengths, ideal, style, marker='_', color=colour, linewidth=0.9
+        )
     axes.axhline(1, color='black', linewidth=0.8)
     axes.set_xscale('log', base=2)
-    lengths = sorted({row.cost.length for row in mine})
-    axes.set_xticks(lengths, [str(length) for length in lengths])
+    plans = {row.cost.length: row.plan for row in mine}
+    # The window may grow with the length, and what is saved shrinks with it.
+    axes.set_xticks(
+      list(plans), [f'{n}\n{p.window} + {p.sink}' for n, p in plans.items()]
+    )
     axes.minorticks_off()
-    axes.set_xlabel('tokens')
+    axes.set_xlabel('tokens, and window + sink of sparse heads')
     axes.set_title(
       f'{geometry[0]} query heads, {geometry[1]} kv heads',
       fontsize=9,
