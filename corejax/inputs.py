@@ -60,6 +60,9 @@ class Encoded:
     shares: None where each picture is one row of every array of `vision` and
       all have the same number of features.
     blend_TK: float32 [T, K], the rows' weights; None where feature_T is [T].
+    video_M: int, which video each row of `vision` is a frame of, -1 where it
+      shows a picture; None where transformers makes no difference, and where
+      `shares` tell.
   """
 
   tokens_T: np.ndarray
@@ -74,6 +77,7 @@ class Encoded:
   text: str = ''
   shares: Shares | None = None
   blend_TK: np.ndarray | None = None
+  video_M: np.ndarray | None = None
 
   __repr__ = describe.fields
 
@@ -100,7 +104,14 @@ class Encoded:
     return {**picture, 'pixel_values': padded}
 
   def hf_vision(self) -> dict[str, np.ndarray]:
-    """`vision` as transformers takes it: pictures and whole videos apart."""
+    """`vision` as transformers takes it: pictures and whole videos apart.
+
+    Frames that are tiles are [videos, frames, C, Y, X]; of videos with unequal
+    numbers of frames, which transformers does not take in one prompt, they stay
+    among the pictures.
+    """
+    if self.video_M is not None:
+      return self._films_apart(self.video_M)
     if self.shares is None or self.shares.video_M is None:
       return self.vision
     video_M = self.shares.video_M
@@ -114,6 +125,16 @@ class Encoded:
       'image_grid_thw': grid_M3[video_M < 0],
       'pixel_values_videos': self.vision['pixel_values'][of_video_I],
       'video_grid_thw': video_grid_M3,
+    }
+
+  def _films_apart(self, video_M: np.ndarray) -> dict[str, np.ndarray]:
+    pixels = self.vision['pixel_values']
+    films = [pixels[video_M == v] for v in range(video_M.max() + 1)]
+    if len({len(film) for film in films}) != 1:
+      return self.vision
+    return {
+      'pixel_values': pixels[video_M < 0],
+      'pixel_values_videos': np.stack(films),
     }
 
   def prompt(self) -> 'Encoded':

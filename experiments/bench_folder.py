@@ -8,6 +8,7 @@ import pathlib
 import sys
 from typing import Any
 
+from corejax.experiments import bench_family
 from corejax.experiments import bench_model
 from corejax.experiments import bench_processes
 
@@ -51,7 +52,7 @@ def write(folder: pathlib.Path, gib: float, shards: int) -> int:
   from corejax.models.llava import weights
 
   sizes = spec(gib)
-  documents = json.dumps(bench_model.documents(sizes))
+  documents = json.dumps(bench_family.documents(sizes))
   (folder / 'config.json').write_text(documents)
   config = _config(folder)
   shapes = weights_lib.shapes(modeling.abstract(config, jnp.dtype('bfloat16')))

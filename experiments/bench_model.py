@@ -1,7 +1,8 @@
-"""What `bench_rank` runs: a random LLaVA and one prompt, for any framework.
+"""What the benchmarks run: a random model and one prompt, for any framework.
 
 Plain numbers and numpy only, so that a side in another framework makes the
-same model and the same prompt out of this file.
+same model and the same prompt out of this file (and bench_family, which has
+what differs between families).
 
     16 words | pictures | words ... | question 24 | cue 8 | answer 8
 """
@@ -9,14 +10,15 @@ same model and the same prompt out of this file.
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
-from typing import Any
 import zlib
 
 import numpy as np
 
 from corejax import errors
 from corejax import regions
+from corejax.experiments import bench_family
 
+SHOWN = 8  # logits of a row that sides tell, to be compared
 _HEAD, _QUESTION, _CUE, _ANSWER = 16, 24, 8, 8
 _TEXT = _HEAD + _QUESTION + _CUE + _ANSWER
 
@@ -26,11 +28,12 @@ class Spec:
   """Sizes of the model.
 
   Attributes:
-    layers, heads, hidden, mlp, vocab: of the decoder, a Llama.
-    tower_layers, tower_heads, tower_hidden: of the CLIP tower; its MLP is
-      four times as wide.
+    layers, heads, hidden, mlp, vocab: of the decoder.
+    tower_layers, tower_heads, tower_hidden: of the tower; its MLP is four times
+      as wide.
     image_size, patch_size: of its pictures.
     seed: of weights, tokens and pixels.
+    family: key of bench_family.FAMILIES.
   """
 
   layers: int = 8
@@ -44,10 +47,11 @@ class Spec:
   image_size: int = 336
   patch_size: int = 14
   seed: int = 0
+  family: str = 'llava'
 
   @property
   def n_features(self) -> int:
-    """Visual tokens of a picture."""
+    """Visual tokens of a LLaVA's picture."""
     return (self.image_size // self.patch_size) ** 2
 
   @property
@@ -62,7 +66,10 @@ class Prompt:
   Attributes:
     tokens_T: int32 [T].
     feature_T: int32 [T], row of the flattened visual features; -1 for text.
-    pixels: float32 [pictures, 3, side, side].
+      [T, K] where a token is a sum of K rows, of which the first counts.
+    positions_T: int32 [T], or [3, T].
+    pixels: float32 [pictures, 3, side, side]; see bench_family.Pictures.
+    vision, theirs: what belongs to the pixels, ours and transformers'.
     region_T: int8 [T], regions.REGIONS.
     rows: per query set, int32 rows.
     visual_I: int32 [I], sequence positions of the visual tokens.
@@ -71,7 +78,10 @@ class Prompt:
 
   tokens_T: np.ndarray
   feature_T: np.ndarray
+  positions_T: np.ndarray
   pixels: np.ndarray
+  vision: Mapping[str, np.ndarray]
+  theirs: Mapping[str, np.ndarray]
   region_T: np.ndarray
   rows: Mapping[str, np.ndarray]
   visual_I: np.ndarray
@@ -89,29 +99,34 @@ def prompt(spec: Spec, length: int) -> Prompt:
   Raises:
     UserError: not even one fits.
   """
-  n_pictures = (length - _TEXT) // spec.n_features
-  if n_pictures < 1:
+  shown = bench_family.pictures(spec, length - _TEXT)
+  if shown is None:
+    least = next(n for n in range(1 << 20) if bench_family.pictures(spec, n))
     raise errors.UserError(
-      f'--lengths: {length} tokens are too few for a picture; give '
-      f'{_TEXT + spec.n_features} or more'
+      f'a prompt of {length} tokens has no room for a picture; give '
+      f'{_TEXT + least} tokens or more'
     )
   rng = np.random.default_rng([spec.seed, length])
-  n_visual = n_pictures * spec.n_features
-  tokens_T = rng.integers(3, spec.image_token, length, dtype=np.int32)
-  visual_I = np.arange(_HEAD, _HEAD + n_visual, dtype=np.int32)
-  tokens_T[visual_I] = spec.image_token
-  feature_T = np.full(length, -1, np.int32)
-  feature_T[visual_I] = np.arange(n_visual)
-  evidence_I = np.zeros(n_visual, bool)
-  start = n_visual // 2
+  n_tokens, n_blend = shown.feature_FK.shape
+  # Two kinds of picture tokens (a video's is the last but one) are no text.
+  tokens_T = rng.integers(3, spec.image_token - 1, length, dtype=np.int32)
+  picture_F = np.arange(_HEAD, _HEAD + n_tokens, dtype=np.int32)
+  tokens_T[picture_F] = spec.image_token
+  feature_TK = np.full((length, n_blend), -1, np.int32)
+  feature_TK[picture_F] = shown.feature_FK
+  visual_I = picture_F[shown.shown]
+  evidence_I = np.zeros(len(visual_I), bool)
+  start = len(visual_I) // 2
   evidence_I[start : start + max(1, spec.n_features // 20)] = True
   last = length - _ANSWER
   question = (last - _CUE - _QUESTION, last - _CUE)
-  side = spec.image_size
   return Prompt(
     tokens_T=tokens_T,
-    feature_T=feature_T,
-    pixels=rng.standard_normal((n_pictures, 3, side, side), np.float32),
+    feature_T=feature_TK if n_blend > 1 else feature_TK[:, 0],
+    positions_T=bench_family.positions(length, _HEAD, shown),
+    pixels=rng.standard_normal(shown.pixels, np.float32),
+    vision=shown.vision,
+    theirs=shown.theirs,
     region_T=regions.partition(length, visual_I, evidence_I, (), question),
     rows={
       'question': np.arange(*question, dtype=np.int32),
@@ -119,7 +134,7 @@ def prompt(spec: Spec, length: int) -> Prompt:
       'answer': np.arange(last, length, dtype=np.int32),
     },
     visual_I=visual_I,
-    answer_A=rng.integers(3, spec.image_token, _ANSWER, dtype=np.int32),
+    answer_A=rng.integers(3, spec.image_token - 1, _ANSWER, dtype=np.int32),
   )
 
 
@@ -129,13 +144,15 @@ def draw(spec: Spec, name: str, shape: Sequence[int]) -> np.ndarray:
   values = rng.standard_normal(shape, np.float32)
   if 'norm' in name or 'layrnorm' in name:
     return values * np.float32(0.1) + (name.endswith('weight'))
-  if len(shape) > 1:
+  if 'experts' in name:  # [experts, out, in]
+    values /= np.float32(math.sqrt(shape[-1]))
+  elif len(shape) > 1:
     values /= np.float32(math.sqrt(math.prod(shape[1:])))
   return values
 
 
 def product_flops(spec: Spec, length: int) -> int:
-  """Floating-point operations of a forward's matrix products, by hand.
+  """Floating-point operations of a LLaVA's matrix products, by hand.
 
   A product of [m, k] and [k, n] is 2 m k n. Attention is counted as causal:
   row i reads i + 1 keys. Logits are those of the answer's rows.
@@ -156,35 +173,3 @@ def product_flops(spec: Spec, length: int) -> int:
     + projector
     + head
   )
-
-
-def documents(spec: Spec) -> dict[str, Any]:
-  """The model's config.json, for those that read one."""
-  return {
-    'model_type': 'llava',
-    'image_token_index': spec.image_token,
-    'projector_hidden_act': 'gelu',
-    'vision_feature_layer': -1,
-    'vision_feature_select_strategy': 'default',
-    'tie_word_embeddings': False,
-    'text_config': {
-      'model_type': 'llama',
-      'vocab_size': spec.vocab,
-      'hidden_size': spec.hidden,
-      'intermediate_size': spec.mlp,
-      'num_hidden_layers': spec.layers,
-      'num_attention_heads': spec.heads,
-      'num_key_value_heads': spec.heads,
-      'max_position_embeddings': 1 << 20,
-      'rms_norm_eps': 1e-5,
-    },
-    'vision_config': {
-      'model_type': 'clip_vision_model',
-      'hidden_size': spec.tower_hidden,
-      'intermediate_size': 4 * spec.tower_hidden,
-      'num_hidden_layers': spec.tower_layers,
-      'num_attention_heads': spec.tower_heads,
-      'image_size': spec.image_size,
-      'patch_size': spec.patch_size,
-    },
-  }

@@ -1,36 +1,55 @@
-"""Our sides of `bench_rank`, in a process of their own.
+"""Our sides of the benchmarks of a forward, in a process of their own.
 
 python -m corejax.experiments.bench_ours '{"side": "ours", "length": 1024,
   "spec": {...}}'
 """
 
 import dataclasses
+import importlib
 import json
 import sys
 from typing import Any
 
+from corejax.experiments import bench_family
 from corejax.experiments import bench_model
 from corejax.experiments import bench_processes
 
 PROFILE = 'profile'
 
 
+_CONFIGS = {
+  'llava': 'LlavaConfig',
+  'llava_next': 'LlavaNextConfig',
+  'llava_onevision': 'LlavaOnevisionConfig',
+  'internvl': 'InternVLConfig',
+  'qwen_vl': 'QwenVlConfig',
+}
+
+
+def _module(family: bench_family.Family, name: str) -> Any:
+  """A family's module; LLaVA-OneVision has the model of LLaVA-NeXT."""
+  package = family.package
+  if name != 'config' and family.model_type == 'llava_onevision':
+    package = 'llava_next'
+  return importlib.import_module(f'corejax.models.{package}.{name}')
+
+
 def model(spec: bench_model.Spec) -> Any:
-  """Our LLaVA with the benchmark's weights."""
+  """Our model with the benchmark's weights."""
   from flax import nnx
   import jax.numpy as jnp
   import numpy as np
   import transformers
 
   from corejax.models import weight_map
-  from corejax.models.llava import config as config_lib
-  from corejax.models.llava import modeling
-  from corejax.models.llava import weights
 
-  documents = dict(bench_model.documents(spec))
-  hf = transformers.LlavaConfig(**documents)
-  config = config_lib.LlavaConfig.from_hf(hf)
-  entries = {e.path: e for e in weights.make_map(config).entries}
+  family = bench_family.FAMILIES[spec.family]
+  hf = transformers.AutoConfig.for_model(**bench_family.documents(spec))
+  kind = getattr(_module(family, 'config'), _CONFIGS[family.package])
+  config = kind.from_hf(hf)
+  modeling = _module(family, 'modeling')
+  rules = _module(family, 'weights').make_map(config)
+  entries = {e.path: e for e in rules.entries}
   graph, state = nnx.split(modeling.abstract(config, jnp.dtype('float32')))
   filled = []
   for keys, param in nnx.to_flat_state(state):
@@ -40,6 +59,10 @@ def model(spec: bench_model.Spec) -> Any:
     for layer in range(len(parts)):
       name = entry.name.replace(weight_map.LAYER, str(layer))
       shape = parts[layer].shape
+      if entry.swap:  # in transformers' memory the other way round
+        drawn = bench_model.draw(spec, name, (*shape[:-2], *shape[:-3:-1]))
+        parts[layer] = drawn.swapaxes(-1, -2)
+        continue
       drawn = bench_model.draw(spec, name, entry.file_shape(shape))
       parts[layer] = drawn.reshape(shape)
     filled.append((keys, param.replace(jnp.asarray(values))))
@@ -65,8 +88,8 @@ def program(spec: bench_model.Spec, length: int, ram: bool):
   from corejax import masks
   from corejax.experiments import buckets
   from corejax.kernels import dispatch
-  from corejax.models.llava import modeling
 
+  modeling = _module(bench_family.FAMILIES[spec.family], 'modeling')
   prompt = bench_model.prompt(spec, length)
   annotated = evidence.Annotated(
     evidence_I=prompt.evidence_I,
@@ -78,12 +101,18 @@ def program(spec: bench_model.Spec, length: int, ram: bool):
   slots = buckets.rows(max(map(len, prompt.rows.values())))
   sizes = (slots, slots, buckets.tokens(length))
   probe = evidence.batch_probe([annotated], length, sizes, 'last')
+  blend_BTK = None
+  if prompt.feature_T.ndim > 1:
+    blend_BTK = jnp.zeros((1, *prompt.feature_T.shape)).at[..., 0].set(1)
   inputs = inputs_lib.Inputs(
     tokens_BT=jnp.asarray(prompt.tokens_T)[None],
-    positions_BT=jnp.arange(length, dtype=jnp.int32)[None],
+    positions_BT=jnp.asarray(prompt.positions_T)[None],
     mask=masks.AttnMask(kv_len_B=jnp.array([length], jnp.int32)),
-    vision={'pixel_values': jnp.asarray(prompt.pixels)},
+    vision=jax.tree.map(
+      jnp.asarray, {'pixel_values': prompt.pixels, **prompt.vision}
+    ),
     feature_BT=jnp.asarray(prompt.feature_T)[None],
+    blend_BTK=blend_BTK,
   )
 
   def forward(model, inputs, probe, rows_BP):
@@ -173,7 +202,9 @@ def parts(compiled: Any, arguments: Any) -> dict[str, float]:
 
 
 def prepare(side: str, spec: bench_model.Spec, length: int):
-  """() -> evidence mass [L][Q][N] (of `ours`: None), and the FLOPs.
+  """() -> evidence mass [L][Q][N], and the FLOPs.
+
+  Of `ours` it is the answer's logits [A][SHOWN], the first of each row.
 
   Of 'profile' it is the `parts` of `ours_ram`.
   """
@@ -190,7 +221,7 @@ def prepare(side: str, spec: bench_model.Spec, length: int):
   def work():
     out = jax.block_until_ready(compiled(*arguments))
     if out.measured is None:
-      return None
+      return out.logits_BPV[0, :, : bench_model.SHOWN].tolist()
     mass_LBQNR = np.asarray(out.measured.mass_BQNR)
     return mass_LBQNR[:, 0, :, :, regions.EVIDENCE].tolist()
 

@@ -95,8 +95,9 @@ class Config:
     """Sizes of the model."""
     from corejax.experiments import bench_model
 
-    names = (field.name for field in dataclasses.fields(bench_model.Spec))
-    return bench_model.Spec(**{name: getattr(self, name) for name in names})
+    names = {field.name for field in dataclasses.fields(bench_model.Spec)}
+    sizes = {name: getattr(self, name) for name in names - {'family'}}
+    return bench_model.Spec(**sizes)
 
   def rounds(self, length: int) -> int:
     return self.pairs if length >= _LONG else 2 * self.pairs
@@ -163,7 +164,7 @@ class Result:
   out: pathlib.Path
 
 
-def _hf_program() -> pathlib.Path:
+def hf_program() -> pathlib.Path:
   """The program of the sides that need torch.
 
   Raises:
@@ -194,7 +195,7 @@ def start(
 
   program = ['-m', 'corejax.experiments.bench_ours']
   if side not in (*OURS, bench_ours.PROFILE):
-    program = [str(_hf_program())]
+    program = [str(hf_program())]
   return bench_processes.Side(
     side,
     [*program, bench_ours.request(side, spec, length)],
@@ -374,7 +375,7 @@ def run(config: Config) -> Result:
     bench_model.prompt(spec, length)
   packages = []
   if not set(config.chosen) <= set(OURS):
-    _hf_program()
+    hf_program()
     packages = ['torch']
   with cli_lib.Stop() as stop, bench_processes.on_cores(config.cores):
     machine = bench_processes.machine()

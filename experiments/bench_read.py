@@ -110,7 +110,7 @@ def read_steps(
   from corejax.experiments import measure
 
   source, processor = resources.source, resources.loaded.processor
-  steps = dict.fromkeys(STEPS, 0.0)
+  steps: dict[str, float] = {step: 0.0 for step in STEPS}
 
   def timed(step, function):
     def call(*args, **kwargs):

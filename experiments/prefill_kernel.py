@@ -190,8 +190,9 @@ def _geometry(config, geometry, lengths, rows, skipped) -> None:
     if expected > config.max_seconds:
       line = (
         f'{geometry[0]}/{geometry[1]} heads at {length} tokens: about '
-        f'{expected:.0f} s for {calls} calls ({expected / calls:.3g} s each, '
-        f'all dense), over --max_seconds={config.max_seconds:g}'
+        f'{_duration(expected)} for {calls} calls '
+        f'({_duration(expected / calls)} each, all dense), over '
+        f'--max_seconds={config.max_seconds:g}'
       )
       skipped.append(line)
       print(f'skipped  {line}', flush=True)
@@ -201,6 +202,15 @@ def _geometry(config, geometry, lengths, rows, skipped) -> None:
     known = length, here[-1].seconds
     for row in here:
       print(_line(row), flush=True)
+
+
+def _duration(seconds: float) -> str:
+  """'0.85 s', '85 s', '14 min' or '4.8 h'."""
+  if seconds < 120:
+    return f'{seconds:.2g} s' if seconds < 10 else f'{seconds:.0f} s'
+  if seconds < 7200:
+    return f'{seconds / 60:.0f} min'
+  return f'{seconds / 3600:.1f} h'
 
 
 def _counts(config, n_heads: int) -> list[int]:

@@ -18,7 +18,6 @@ where is an array.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import functools
 import pathlib
 from typing import Any, Protocol
 
@@ -32,10 +31,14 @@ from corejax import masks
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
 from corejax.models import images
+from corejax.models import recent
 from corejax.models import tokenize
 from corejax.models import videos
 
 CONTENT_FREE = 'N/A'
+# Neighbouring questions show the same pictures: one of 336 x 336 is 1.4 MB, 13
+# tiles of 448 x 448 are 31.
+_TILES = recent.Recent(256 << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,11 +175,13 @@ class TiledProcessor:
     plans, sizes = self._plans(example)
     counts = [len(plan.feature_F) for plan in plans]
     if sum(counts) > self.max_length:  # before a text of that length is made
+      least = len(self.tiler.plan((1, 1), len(plans)).feature_F)
       raise errors.Rejected(
         errors.Reason.TOO_LONG,
         f'{len(plans)} pictures take {sum(counts)} tokens; the model takes '
-        f'{self.max_length}: show fewer --pages (--frames of a video), or at a '
-        'lower --dpi',
+        f'{self.max_length}: show fewer --pages'
+        + (' (--frames of a video)' if example.clips else '')
+        + (', or at a lower --dpi' if max(counts) > least else ''),
       )
     rendered = self._render(
       example, template, question, answer if answer.strip() else ''
@@ -224,6 +229,7 @@ class TiledProcessor:
       answer_A=coded.answer_A,
       text=rendered.text,
       blend_TK=blend_TK,
+      video_M=self._video_of(example.clips, plans),
     )
 
   def _render(self, example, template, question, answer) -> prompt_lib.Rendered:
@@ -261,6 +267,20 @@ class TiledProcessor:
     if self.video is None:
       return rendered
     return tokenize.fill(rendered, self.video.token, filmed, 'videos')
+
+  def _video_of(
+    self, clips: Sequence[example_lib.Clip], plans: Sequence[Plan]
+  ) -> np.ndarray | None:
+    """Which video each tile is of, where its tokens are not a picture's."""
+    if not clips or self.video is None:
+      return None
+    if self.video.fill_id == self.image_token_id:
+      return None
+    owner = {m: v for v, clip in enumerate(clips) for m in clip.media}
+    return np.repeat(
+      [owner.get(m, -1) for m in range(len(plans))],
+      [plan.n_tiles for plan in plans],
+    )
 
   def _is_visual(self, ids: np.ndarray) -> np.ndarray:
     """Which of these are tokens of features."""
@@ -315,10 +335,17 @@ class TiledProcessor:
         if self.video is not None and index in frames:
           values.append(videos.cut(self.video.tiler, data))
         else:
-          values.append(_cut(self.tiler, data, n_pictures))
+          values.append(self._tiles(data, n_pictures))
       except errors.Rejected as e:
         raise errors.Rejected(e.reason, f'media {index}: {e.detail}') from e
     return np.concatenate(values)
+
+  def _tiles(self, data: bytes, n_media: int) -> np.ndarray:
+    """The tiles of an encoded picture."""
+    return _TILES.get(
+      (self.tiler, data, n_media),
+      lambda: self.tiler.cut(images.decode(data), n_media),
+    )
 
   def _check_ids(self, ids: np.ndarray) -> None:
     """Refuses ids the embedding has no row for (a gather would clamp them)."""
@@ -427,7 +454,7 @@ class TiledProcessor:
       lengths.append(len(ids) - 1 + least)
     if min(lengths) >= self.max_length:
       raise errors.UserError(
-        f'{folder}: a prompt of one small picture has {min(lengths)} tokens '
+        f'{folder}: a prompt of one picture has at least {min(lengths)} tokens '
         f'without its question ({least} of them its picture), config.json says '
         f'max_position_embeddings={self.max_length}: no example fits; correct '
         'config.json'
@@ -442,12 +469,3 @@ def _blend(plans: Sequence[Plan]) -> layout_lib.Blend | None:
     np.concatenate([blend.share_IK for blend in blends]),
     np.concatenate([blend.cell_IKW for blend in blends]),
   )
-
-
-# Neighbouring questions show the same pictures; 13 tiles of 448 px are 31 MB.
-@functools.lru_cache(maxsize=16)
-def _cut(tiler: Tiler, data: bytes, n_media: int) -> np.ndarray:
-  """The tiles of an encoded picture."""
-  value = tiler.cut(images.decode(data), n_media)
-  value.setflags(write=False)
-  return value

@@ -146,6 +146,7 @@ def make(
   text: Any,
   token: str,
   token_id: int,
+  token_key: str = 'image_token_id',
   before: str = '',
   after: str = '',
   video: videos.Video | None = None,
@@ -163,6 +164,7 @@ def make(
     text: the DecoderConfig.
     token: the image token.
     token_id: its id, as config.json says.
+    token_key: the name by which config.json says it.
     before, after: around a picture's tokens.
     video: how videos are read; None: they are refused.
     sets, marks, text_models: see llava.templates.choose.
@@ -175,8 +177,9 @@ def make(
   found = tokenize.single_id(tokenizer, token, str(folder))
   if found != token_id:
     raise errors.UserError(
-      f'{folder}: {token!r} is token {found}, config.json says {token_id}; '
-      'tokenizer and model belong to different checkpoints'
+      f'{folder}: {token!r} is token {found}, config.json says '
+      f'{token_key}={token_id}; tokenizer and model belong to different '
+      'checkpoints'
     )
   content_free = templates_lib.own_settings(folder).get(
     'content_free', tiled.CONTENT_FREE
@@ -216,3 +219,26 @@ def processor_config(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
   """(processor_config.json, its path); empty where there is none."""
   path = folder / 'processor_config.json'
   return (checkpoint.read_json(path) if path.exists() else {}), str(path)
+
+
+def image_token(
+  tokenizer: Any, said: Mapping[str, Any], path: str, of: str = 'image'
+) -> str:
+  """The token that stands for a picture, of a LLaVA.
+
+  Args:
+    tokenizer: one that names its image token has the last word, as in HF.
+    said: processor_config.json.
+    path: of that file.
+    of: 'image', or 'video' for that of a video.
+
+  Raises:
+    UserError: it is no text.
+  """
+  named = getattr(tokenizer, f'{of}_token', None)
+  token = named or said.get(f'{of}_token', f'<{of}>')
+  if not isinstance(token, str) or not token:
+    raise errors.UserError(
+      f'{path}: {of}_token={token!r}; expected the text of a token'
+    )
+  return token

@@ -8,7 +8,7 @@ tensor in that spelling and the parameter it becomes:
 
 `{}` runs over the layers, which are stacked on a leading axis. `axes` is the
 whole transform: how many of the parameter's axes each axis of the tensor
-holds; the bytes are not reordered (but see `Entry.swap`).
+holds; the bytes are not reordered (but see `Entry.swap` and `Entry.parts`).
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ import dataclasses
 import re
 
 LAYER = '{}'
+EXPERT = '{x}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +30,15 @@ class Entry:
       holds; () is one each.
     swap: some files hold the last two axes in the other order, which the shape
       tells (the experts of Qwen3-VL-MoE).
+    parts: some files hold, in place of a tensor [X, in, out], one for each of
+      the X experts (`{x}` in these names) and each part of `out`, [out, in].
   """
 
   name: str
   path: str
   axes: tuple[int, ...] = ()
   swap: bool = False
+  parts: tuple[str, ...] = ()
 
   @property
   def stacked(self) -> bool:
@@ -119,6 +123,35 @@ def decoder(name: str, path: str, head: str) -> tuple[Entry, ...]:
     *both(f'{layer}.mlp.gate_proj', f'{block}.mlp.gate'),
     *both(f'{layer}.mlp.up_proj', f'{block}.mlp.up'),
     *both(f'{layer}.mlp.down_proj', f'{block}.mlp.down'),
+  )
+
+
+def experts(name: str, path: str) -> tuple[Entry, ...]:
+  """Entries of models.mlp.Experts, in any of three layouts.
+
+  The hub's Qwen3-VL-MoE has [X, D, 2 F] and [X, F, D] (which is ours), what
+  transformers 5 has in memory is [X, 2 F, D] and [X, D, F], and Qwen3-MoE (in
+  InternVL3.5) has three tensors an expert.
+
+  Args:
+    name, path: as `decoder`.
+  """
+  layer, block = f'{name}.layers.{LAYER}.mlp', f'{path}.layers.mlp'
+  each = f'{layer}.experts.{EXPERT}'
+  return (
+    Entry(f'{layer}.gate.weight', f'{block}.router.weight'),
+    Entry(
+      f'{layer}.experts.gate_up_proj',
+      f'{block}.gate_up',
+      swap=True,
+      parts=(f'{each}.gate_proj.weight', f'{each}.up_proj.weight'),
+    ),
+    Entry(
+      f'{layer}.experts.down_proj',
+      f'{block}.down',
+      swap=True,
+      parts=(f'{each}.down_proj.weight',),
+    ),
   )
 
 

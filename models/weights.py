@@ -6,9 +6,10 @@ the way. Beyond the arrays themselves the host needs room for one parameter a
 thread.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -34,22 +35,65 @@ class Source:
   """The tensors of one parameter.
 
   Attributes:
-    tensors: one, or one a layer.
+    tensors: one, or one a layer; with parts, n_parts an expert (and a layer),
+      the parts of an expert next to each other.
     stacked: does the parameter lead with a layer axis?
-    shape: of one tensor as the parameter sees it (heads split, no L).
+    shape: of one layer as the parameter sees it (heads split, no L).
     swapped: the tensors hold the last two axes in the other order.
+    n_parts: tensors that hold an expert; 0: a tensor holds a layer.
   """
 
   tensors: tuple[tensors_lib.Tensor, ...]
   stacked: bool
   shape: tuple[int, ...]
   swapped: bool = False
+  n_parts: int = 0
 
-  def read(self, tensor: tensors_lib.Tensor) -> np.ndarray:
-    """One tensor as the parameter sees it, not yet copied."""
-    if self.swapped:
-      return np.swapaxes(tensor.open(), -1, -2)
-    return tensor.open().reshape(self.shape)
+  def pieces(
+    self, index: tuple[slice, ...], values: np.ndarray
+  ) -> Iterator[tuple[tensors_lib.Tensor, np.ndarray, np.ndarray]]:
+    """Which tensor fills what of a part of the parameter.
+
+    Args:
+      index: the part.
+      values: of its shape.
+
+    Yields:
+      A tensor, what of it is wanted as the parameter sees it, not yet copied,
+      and where in `values` it goes.
+    """
+    if not self.stacked:
+      yield from self._layer(self.tensors, index, values)
+      return
+    each = self.n_parts * self.shape[0] or 1
+    n_layers = len(self.tensors) // each
+    for to, layer in enumerate(range(n_layers)[index[0]]):
+      mine = self.tensors[layer * each : (layer + 1) * each]
+      yield from self._layer(mine, index[1:], values[to])
+
+  def _layer(self, tensors, index, values):
+    if not self.n_parts:
+      (tensor,) = tensors
+      if self.swapped:
+        yield tensor, np.swapaxes(tensor.open(), -1, -2)[index], values
+      else:
+        yield tensor, tensor.open().reshape(self.shape)[index], values
+      return
+    n_experts, _, n_out = self.shape
+    size = n_out // self.n_parts
+    first, last, _ = index[2].indices(n_out)
+    for to, expert in enumerate(range(n_experts)[index[0]]):
+      for part in range(self.n_parts):
+        start = max(first, part * size)
+        stop = min(last, (part + 1) * size)
+        if start < stop:
+          tensor = tensors[expert * self.n_parts + part]
+          mine = slice(start - part * size, stop - part * size)
+          yield (
+            tensor,
+            tensor.open()[mine, index[1]].T,
+            values[to, :, start - first : stop - first],
+          )
 
 
 def open_renamed(
@@ -101,12 +145,21 @@ def match(
     count = shape[0] if entry.stacked else 1
     expected = entry.file_shape(single)
     first = left.get(entry.name.replace(map_lib.LAYER, '0'))
-    swapped = False
-    if entry.swap and first is not None and first.shape != expected:
+    swapped, n_parts, names = False, 0, (entry.name,)
+    if entry.parts and first is None:
+      n_parts = len(entry.parts)
+      n_experts, n_in, n_out = single
+      expected = (n_out // n_parts, n_in)
+      names = tuple(
+        part.replace(map_lib.EXPERT, str(x))
+        for x in range(n_experts)
+        for part in entry.parts
+      )
+    elif entry.swap and first is not None and first.shape != expected:
       expected, swapped = (*expected[:-2], *expected[:-3:-1]), True
     found = []
-    for layer in range(count):
-      name = entry.name.replace(map_lib.LAYER, str(layer))
+    for layer, name in itertools.product(range(count), names):
+      name = name.replace(map_lib.LAYER, str(layer))
       tensor = left.pop(name, None)
       if tensor is None:
         missing.append(name)
@@ -116,7 +169,9 @@ def match(
         wrong_type.append(f'{name} is {tensor.dtype}')
       else:
         found.append(tensor)
-    sources[path] = Source(tuple(found), entry.stacked, single, swapped)
+    sources[path] = Source(
+      tuple(found), entry.stacked, single, swapped, n_parts
+    )
   unknown = [name for name in left if not weight_map.is_ignored(name)]
   problems = [
     f'{len(names)} {what}: {", ".join(names[:_SHOWN])}'
@@ -165,21 +220,18 @@ def _is_finite(values: np.ndarray) -> bool:
 
 def _read(source: Source, index: tuple[slice, ...], dtype: np.dtype):
   """One device's part of a parameter, cast."""
-  if not source.stacked:
-    part = source.read(source.tensors[0])[index]
-    values = _aligned(part.shape, dtype)
-    with np.errstate(over='ignore'):  # an overflow is found as an infinity
-      values[...] = part
-    return values
-  picked = source.tensors[index[0]]
-  inner = index[1:]
+  whole = source.shape
+  if source.stacked:
+    whole = (len(source.tensors), *whole)
+    if source.n_parts:
+      whole = (whole[0] // (source.n_parts * source.shape[0]), *whole[1:])
   sizes = tuple(
-    len(range(*part.indices(size))) for part, size in zip(inner, source.shape)
+    len(range(*part.indices(size))) for part, size in zip(index, whole)
   )
-  values = _aligned((len(picked), *sizes), dtype)
-  for layer, tensor in enumerate(picked):
-    with np.errstate(over='ignore'):
-      values[layer] = source.read(tensor)[inner]
+  values = _aligned(sizes, dtype)
+  with np.errstate(over='ignore'):  # an overflow is found as an infinity
+    for _, wanted, to in source.pieces(index, values):
+      to[...] = wanted
   return values
 
 
@@ -189,10 +241,8 @@ def _not_finite(
   """Of a part that `_read` gave: the tensors whose share is not finite."""
   if _is_finite(values):
     return []
-  if not source.stacked:
-    return [source.tensors[0]]
-  layers = zip(source.tensors[index[0]], values)
-  return [tensor for tensor, layer in layers if not _is_finite(layer)]
+  pieces = source.pieces(index, values)
+  return [tensor for tensor, _, mine in pieces if not _is_finite(mine)]
 
 
 def fill(

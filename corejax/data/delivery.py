@@ -52,6 +52,10 @@ class Pictures:
   def cluster(self, index: int) -> str:
     return self.source.cluster(index)
 
+  def inner_index(self, index: int) -> int:
+    """Which record of `source` it is."""
+    return index
+
   def __len__(self) -> int:
     return len(self.source)
 

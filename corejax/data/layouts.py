@@ -3,8 +3,8 @@
 What `experiments.retrieve --layouts` ranks. Sources that know them have
 `layouts(index)` and `layouts_identity()`; wrappers pass the index on:
 
-    First, Level   the same record of the source within
-    Fold           the record that this one is there
+    First, Level, Pictures   the same record of the source within
+    Fold                     the record that this one is there
 """
 
 from collections.abc import Mapping, Sequence

@@ -10,10 +10,18 @@ from corejax.models import checkpoint
 from corejax.models import decoder
 from corejax.models import internvit
 from corejax.models import layers
+from corejax.models import mlp
 from corejax.models import rope
 
 # Text backbones that are tested in this family.
-BACKBONES = ('llama', 'qwen2', 'qwen3')
+BACKBONES = ('llama', 'qwen2', 'qwen3', 'qwen3_moe')
+_MOE = 'qwen3_moe'  # Qwen3, each MLP a mixture of experts
+# It has one window for all layers, or none.
+_MOE_KEYS = (
+  (decoder.HANDLED_KEYS['qwen3'] - {'layer_types'})
+  | mlp.KEYS
+  | {'norm_topk_prob'}
+)
 HANDLED_KEYS = frozenset(
   {
     'downsample_ratio',
@@ -113,9 +121,7 @@ class InternVLConfig:
       )
     n_run, final = _depth(hf.vision_feature_layer, tower.n_layers)
     return cls(
-      text=decoder.DecoderConfig.from_hf(
-        hf.text_config, tie=bool(hf.tie_word_embeddings)
-      ),
+      text=_text(hf.text_config, bool(hf.tie_word_embeddings)),
       vision=tower,
       image_token_id=hf.image_token_id,
       n_run=n_run,
@@ -125,6 +131,20 @@ class InternVLConfig:
         hf.projector_hidden_act, 'projector_hidden_act'
       ),
     )
+
+
+def _text(hf: Any, tie: bool) -> decoder.DecoderConfig:
+  """The decoder of a text config of transformers."""
+  if hf.model_type != _MOE:
+    return decoder.DecoderConfig.from_hf(hf, tie=tie)
+  experts = mlp.ExpertsConfig.from_hf(hf, normalise=hf.norm_topk_prob)
+  text = decoder.DecoderConfig.from_hf(
+    hf, tie=tie, kind='qwen3', experts=experts
+  )
+  if hf.sliding_window is None:
+    return text
+  windows = (hf.sliding_window,) * text.n_layers
+  return dataclasses.replace(text, windows=windows)
 
 
 def _depth(value: int | list[int], n_layers: int) -> tuple[int, bool]:
@@ -161,7 +181,7 @@ def _check_numbers(raw: Mapping[str, Any]) -> None:
   """Refuses numbers that no model has, before transformers believes them."""
   checkpoint.check_ranges(raw, _RANGES, '')
   for part, ranges in (
-    ('text_config', decoder.RANGES),
+    ('text_config', {**decoder.RANGES, **mlp.RANGES}),
     ('vision_config', internvit.RANGES),
   ):
     value = raw.get(part) or {}
@@ -186,10 +206,14 @@ def _checked(raw: Mapping[str, Any], hf: Any) -> InternVLConfig:
   # Before the keys: of an unsupported backbone or tower no key is known.
   config = InternVLConfig.from_hf(hf)
   checkpoint.check_keys(raw, HANDLED_KEYS, IGNORED_KEYS, '')
+  handled = decoder.HANDLED_KEYS[config.text.kind]
+  ignored = decoder.IGNORED_KEYS
+  if config.text.experts is not None:
+    handled, ignored = _MOE_KEYS, ignored | mlp.IGNORED_KEYS
   checkpoint.check_keys(
     raw.get('text_config') or {},
-    decoder.HANDLED_KEYS[config.text.kind],
-    decoder.IGNORED_KEYS,
+    handled,
+    ignored,
     'text_config.',
     decoder.NEUTRAL_KEYS,
   )

@@ -57,6 +57,7 @@ def _tower(name: str, path: str) -> tuple[weight_map.Entry, ...]:
 
 _ENTRIES = (
   *weight_map.decoder('model.language_model', 'language', families.HEAD),
+  *weight_map.experts('model.language_model', 'language'),
   *_tower('model.vision_tower', 'vision'),
   *weight_map.both(f'{_PROJECTOR}.layer_norm', 'projector.norm'),
   *weight_map.both(f'{_PROJECTOR}.linear_1', 'projector.linear_1'),

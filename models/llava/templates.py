@@ -69,13 +69,13 @@ SETS: dict[str, dict[str, prompt.PromptTemplate]] = {
   },
 }
 
-_MARKS = (
+MARKS = (
   ('<|im_start|>', 'chatml'),
   ('<|start_header_id|>', 'llama3'),
   ('[INST]', 'mistral'),
   ('ASSISTANT:', 'vicuna'),
 )
-_TEXT_MODELS = {'llama': 'vicuna', 'mistral': 'mistral', 'qwen2': 'chatml'}
+TEXT_MODELS = {'llama': 'vicuna', 'mistral': 'mistral', 'qwen2': 'chatml'}
 
 
 def own_settings(folder: str | pathlib.Path) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def choose(
   chat_template: Any,
   text_model: str,
   sets: Mapping[str, Mapping[str, prompt.PromptTemplate]] = SETS,
-  marks: Sequence[tuple[str, str]] = _MARKS,
-  text_models: Mapping[str, str] = _TEXT_MODELS,
+  marks: Sequence[tuple[str, str]] = MARKS,
+  text_models: Mapping[str, str] = TEXT_MODELS,
 ) -> Mapping[str, prompt.PromptTemplate]:
   """The templates of a checkpoint, by kind of source.
 

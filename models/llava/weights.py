@@ -32,14 +32,8 @@ _PROJECTOR = 'model.multi_modal_projector'
 _ENTRIES = (
   *weight_map.decoder('model.language_model', 'language', families.HEAD),
   *weight_map.tower('model.vision_tower', 'vision'),
-  weight_map.Entry(
-    f'{_PROJECTOR}.linear_1.weight', 'projector.linear_1.weight'
-  ),
-  weight_map.Entry(f'{_PROJECTOR}.linear_1.bias', 'projector.linear_1.bias'),
-  weight_map.Entry(
-    f'{_PROJECTOR}.linear_2.weight', 'projector.linear_2.weight'
-  ),
-  weight_map.Entry(f'{_PROJECTOR}.linear_2.bias', 'projector.linear_2.bias'),
+  *weight_map.both(f'{_PROJECTOR}.linear_1', 'projector.linear_1'),
+  *weight_map.both(f'{_PROJECTOR}.linear_2', 'projector.linear_2'),
 )
 # Never read by a LLaVA; a folder may hold them or not.
 _IGNORED = (

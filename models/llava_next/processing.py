@@ -53,49 +53,21 @@ def load(
   folder = pathlib.Path(folder)
   tiler = read_tiler(folder, config, _CLASS, _DEFAULTS, _PINPOINTS)
   said, path = tiled_folder.processor_config(folder)
-  grid = llava_processing.Grid(
-    image_size=config.vision.image_size,
-    patch_size=config.vision.patch_size,
-    class_token=config.vision.has_cls,
-    drop_first=config.select == 'default',
-  )
-  llava_processing.check_tokens(pathlib.Path(path), said, grid)
+  llava_processing.check_tokens(said, path, config)
   tokenizer = tokenize.load(folder)
   return tiled_folder.make(
     folder,
     tiler=tiler,
     text=config.text,
-    token=image_token(tokenizer, said, path),
+    token=tiled_folder.image_token(tokenizer, said, path),
     token_id=config.image_token_id,
+    token_key='image_token_index',
     sets=templates.SETS,
     marks=templates.MARKS,
     text_models=templates.TEXT_MODELS,
     tokenizer=tokenizer,
     image_policy=image_policy,
   )
-
-
-def image_token(
-  tokenizer: Any, said: Mapping[str, Any], path: str, of: str = 'image'
-) -> str:
-  """The token that stands for a picture.
-
-  Args:
-    tokenizer: one that names its image token has the last word, as in HF.
-    said: processor_config.json.
-    path: of that file.
-    of: 'image', or 'video' for that of a video.
-
-  Raises:
-    UserError: it is no text.
-  """
-  named = getattr(tokenizer, f'{of}_token', None)
-  token = named or said.get(f'{of}_token', f'<{of}>')
-  if not isinstance(token, str) or not token:
-    raise errors.UserError(
-      f'{path}: {of}_token={token!r}; expected the text of a token'
-    )
-  return token
 
 
 def read_tiler(

@@ -83,7 +83,7 @@ def load(
         'correct it'
       )
   tokenizer = tokenize.load(folder)
-  video_token = next_processing.image_token(tokenizer, said, path, 'video')
+  video_token = tiled_folder.image_token(tokenizer, said, path, 'video')
   fill_id = tokenize.single_id(tokenizer, video_token, str(folder))
   if fill_id != config.video_token_id:
     raise errors.UserError(
@@ -104,8 +104,9 @@ def load(
       fill_id=fill_id,
     ),
     text=config.text,
-    token=next_processing.image_token(tokenizer, said, path),
+    token=tiled_folder.image_token(tokenizer, said, path),
     token_id=config.image_token_id,
+    token_key='image_token_index',
     sets=templates.SETS,
     marks=templates.MARKS,
     text_models=templates.TEXT_MODELS,

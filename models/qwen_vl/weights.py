@@ -33,39 +33,10 @@ _IGNORED = (
 )
 
 
-def _linear(
-  name: str, path: str, out: int = 1, inp: int = 1
-) -> tuple[weight_map.Entry, weight_map.Entry]:
-  """Weight and bias; `out` and `inp` count the parameter's axes of each."""
-  return (
-    weight_map.Entry(f'{name}.weight', f'{path}.weight', (out, inp)),
-    weight_map.Entry(f'{name}.bias', f'{path}.bias', (out,)),
-  )
-
-
-def _norm(name: str, path: str) -> tuple[weight_map.Entry, weight_map.Entry]:
-  return (
-    weight_map.Entry(f'{name}.weight', f'{path}.weight'),
-    weight_map.Entry(f'{name}.bias', f'{path}.bias'),
-  )
-
-
-def _experts() -> tuple[weight_map.Entry, ...]:
-  """Entries of mlp.Experts; the hub's order of axes is ours."""
-  layer = f'model.language_model.layers.{weight_map.LAYER}.mlp'
-  block = 'language.layers.mlp'
-  experts = f'{layer}.experts'
-  return (
-    weight_map.Entry(f'{layer}.gate.weight', f'{block}.router.weight'),
-    weight_map.Entry(f'{experts}.gate_up_proj', f'{block}.gate_up', swap=True),
-    weight_map.Entry(f'{experts}.down_proj', f'{block}.down', swap=True),
-  )
-
-
 def _tower(kind: str, n_deep: int) -> tuple[weight_map.Entry, ...]:
   """Entries of qwen_vision.Tower."""
   layer, block = f'{_TOWER}.blocks.{weight_map.LAYER}', 'vision.layers'
-  patch = f'{_TOWER}.patch_embed.proj'
+  both = weight_map.both
   up, down = {
     'qwen2_vl': ('fc1', 'fc2'),
     'qwen2_5_vl': ('up_proj', 'down_proj'),
@@ -79,23 +50,22 @@ def _tower(kind: str, n_deep: int) -> tuple[weight_map.Entry, ...]:
   deep = []
   for x in range(n_deep):
     name, path = f'{_TOWER}.deepstack_merger_list.{x}', f'vision.deep.{x}'
-    deep += _norm(f'{name}.norm', f'{path}.norm')
-    deep += _linear(f'{name}.linear_fc1', f'{path}.fc1')
-    deep += _linear(f'{name}.linear_fc2', f'{path}.fc2')
+    deep += both(f'{name}.norm', f'{path}.norm')
+    deep += both(f'{name}.linear_fc1', f'{path}.fc1')
+    deep += both(f'{name}.linear_fc2', f'{path}.fc2')
   return (
-    *_norm(f'{layer}.norm1', f'{block}.norm1'),
-    *_norm(f'{layer}.norm2', f'{block}.norm2'),
-    *_linear(f'{layer}.attn.qkv', f'{block}.attn.qkv', out=3),
-    *_linear(f'{layer}.attn.proj', f'{block}.attn.o', inp=2),
-    *_linear(f'{layer}.mlp.gate_proj', f'{block}.mlp.gate'),
-    *_linear(f'{layer}.mlp.{up}', f'{block}.mlp.up'),
-    *_linear(f'{layer}.mlp.{down}', f'{block}.mlp.down'),
-    weight_map.Entry(f'{patch}.weight', 'vision.patch.weight'),
-    weight_map.Entry(f'{patch}.bias', 'vision.patch.bias'),
+    *both(f'{layer}.norm1', f'{block}.norm1'),
+    *both(f'{layer}.norm2', f'{block}.norm2'),
+    *both(f'{layer}.attn.qkv', f'{block}.attn.qkv', (3, 1), (3,)),
+    *both(f'{layer}.attn.proj', f'{block}.attn.o', (1, 2)),
+    *both(f'{layer}.mlp.gate_proj', f'{block}.mlp.gate'),
+    *both(f'{layer}.mlp.{up}', f'{block}.mlp.up'),
+    *both(f'{layer}.mlp.{down}', f'{block}.mlp.down'),
+    *both(f'{_TOWER}.patch_embed.proj', 'vision.patch'),
     weight_map.Entry(f'{_TOWER}.pos_embed.weight', 'vision.position'),
-    *_norm(f'{merger}.{norm}', 'vision.merger.norm'),
-    *_linear(f'{merger}.{fc1}', 'vision.merger.fc1'),
-    *_linear(f'{merger}.{fc2}', 'vision.merger.fc2'),
+    *both(f'{merger}.{norm}', 'vision.merger.norm'),
+    *both(f'{merger}.{fc1}', 'vision.merger.fc1'),
+    *both(f'{merger}.{fc2}', 'vision.merger.fc2'),
     *deep,
   )
 
@@ -104,7 +74,7 @@ def make_map(config: config_lib.QwenVlConfig) -> weight_map.WeightMap:
   """The map of one model."""
   entries = (
     *weight_map.decoder('model.language_model', 'language', families.HEAD),
-    *_experts(),
+    *weight_map.experts('model.language_model', 'language'),
     *_tower(config.kind, len(config.vision.deep_layers)),
   )
   return weight_map.WeightMap(_RENAMES, entries, _IGNORED)

@@ -1,6 +1,7 @@
 """bench_read: the documents that it makes, a small run, the refusals."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -87,7 +88,7 @@ def test_a_run_prints_and_writes(tmp_path, capsys):
 def test_what_the_device_waited():
   def result(device, rank):
     seconds = {'read': [9.0], 'device': device, 'rank': rank}
-    return bench_read.Result(seconds, {}, 2, 8, None)
+    return bench_read.Result(seconds, {}, 2, 8, pathlib.Path())
 
   assert result([1.0], [4.0]).waited == 0.75
   assert result([1.0, 9.0, 2.0], [4.0, 4.0, 9.0]).waited == 0.5

@@ -115,6 +115,15 @@ def test_the_automatic_window_is_the_protocols_or_a_tenth(length, window, sink):
 
 
 @pytest.mark.parametrize(
+  'seconds, said',
+  [(0.0123, '0.012 s'), (9, '9 s'), (119, '119 s'), (840, '14 min')]
+  + [(171831, '47.7 h')],
+)
+def test_an_estimate_is_told_in_a_unit_that_can_be_read(seconds, said):
+  assert prefill_kernel._duration(seconds) == said
+
+
+@pytest.mark.parametrize(
   'parse, text, said',
   [
     (prefill_sets.parse_names, 'top,best', "'best' is unknown; choose of"),

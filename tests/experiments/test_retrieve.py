@@ -15,6 +15,7 @@ from corejax import recall
 from corejax import regions
 from corejax.data import example as example_lib
 from corejax.data import layout_tables
+from corejax.data import layouts as layouts_lib
 from corejax.data import mmdocir
 from corejax.data import sources
 from corejax.experiments import cli
@@ -173,7 +174,7 @@ def test_layouts_of_other_pages_are_not_asked_about(tmp_path):
   planted.write(tmp_path)
   processor = registry.get('llava_flax').load_processor(tmp_path)
   source = sources.load('scenes_pages', pages=8)
-  boxes = source.layouts(0).boxes
+  boxes = layouts_lib.of(source, 0).boxes
   asked = retrieve_run.ask(processor, source[0], range(2, 5), boxes)
   assert asked.layout_J.tolist() == list(range(2 * 16, 5 * 16))
   layout = asked.encoded.layout
@@ -267,6 +268,7 @@ def test_documents_with_layouts(documents, tmp_path, capsys):
   line = ['--data=mmdocir', f'--data_dir={documents}', '--tasks=figure']
   more = [*line, '--layouts', '--max_bad=1', '--pages=4']
   result = retrieve.run(_config(tmp_path / 'run', *more))
+  assert result is not None
   said = capsys.readouterr().out
   lines = (result.out / 'questions.jsonl').read_text().splitlines()
   questions = [json.loads(line) for line in lines]

@@ -1,11 +1,12 @@
-"""Hugging Face's sides of `bench_rank`, in a process of their own.
+"""Hugging Face's sides of the benchmarks of a forward, in their own process.
 
-    hf_sdpa   a forward, torch's scaled_dot_product_attention
+    hf_sdpa   a forward, torch's scaled_dot_product_attention; its logits
     hf_eager  output_attentions=True, then the rows' weights on the evidence
     hf_rows   sdpa, and hooks that compute the scores of the probe's rows alone
               from q and k
 
-`bench_rank` starts this file; it lies under tests/ because torch does.
+bench_rank and bench_families start this file; it lies under tests/ because
+torch does.
 """
 
 import json
@@ -19,17 +20,18 @@ import transformers
 from transformers.models.llama import modeling_llama
 
 from corejax import regions
+from corejax.experiments import bench_family
 from corejax.experiments import bench_model
 from corejax.experiments import bench_processes
 
 
 def model(
   spec: bench_model.Spec, attention: str
-) -> transformers.LlavaForConditionalGeneration:
+) -> transformers.PreTrainedModel:
   """The benchmark's model in float32."""
-  config = transformers.LlavaConfig(**bench_model.documents(spec))
+  config = transformers.AutoConfig.for_model(**bench_family.documents(spec))
   config._attn_implementation = attention
-  hf = transformers.LlavaForConditionalGeneration(config).eval()
+  hf = transformers.AutoModelForImageTextToText.from_config(config).eval()
   with torch.no_grad():
     for name, param in hf.named_parameters():
       param.copy_(torch.from_numpy(bench_model.draw(spec, name, param.shape)))
@@ -80,7 +82,7 @@ class Rows:
 
 
 def prepare(side: str, spec: bench_model.Spec, length: int):
-  """() -> evidence mass [L][Q][N] (of `hf_sdpa`: None)."""
+  """() -> evidence mass [L][Q][N]; of `hf_sdpa` the answer's logits."""
   cores = len(os.sched_getaffinity(0))
   torch.set_num_threads(cores)
   hf = model(spec, 'eager' if side == 'hf_eager' else 'sdpa')
@@ -88,12 +90,17 @@ def prepare(side: str, spec: bench_model.Spec, length: int):
   rows = [prompt.rows[name] for name in regions.QUERY_SETS]
   evidence = torch.from_numpy(prompt.visual_I[prompt.evidence_I]).long()
   hooks = Rows(hf, rows, evidence) if side == 'hf_rows' else None
+  pixels = torch.from_numpy(prompt.pixels)
   inputs = {
     'input_ids': torch.from_numpy(prompt.tokens_T).long()[None],
-    'pixel_values': torch.from_numpy(prompt.pixels),
+    'pixel_values': pixels.flatten(0, 1) if pixels.ndim == 3 else pixels,
     'logits_to_keep': torch.from_numpy(prompt.rows['answer']).long(),
     'use_cache': False,
+    **{name: torch.from_numpy(v) for name, v in prompt.theirs.items()},
   }
+  if prompt.positions_T.ndim > 1:
+    inputs['position_ids'] = torch.from_numpy(prompt.positions_T[:, None])
+    inputs['mm_token_type_ids'] = torch.from_numpy(prompt.feature_T >= 0)[None]
 
   @torch.inference_mode()
   def work():
@@ -107,7 +114,7 @@ def prepare(side: str, spec: bench_model.Spec, length: int):
     elif hooks is not None:
       masses, hooks.masses = hooks.masses, []
     else:
-      return None
+      return out.logits[0, :, : bench_model.SHOWN].tolist()
     return torch.stack(masses).tolist()
 
   return work, {'torch': torch.__version__, 'threads': torch.get_num_threads()}

@@ -28,7 +28,10 @@ _TEXT = {
   'mistral': transformers.MistralConfig,
   'qwen2': transformers.Qwen2Config,
   'qwen3': transformers.Qwen3Config,
+  'qwen3_moe': transformers.Qwen3MoeConfig,
 }
+_EXPERTS = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=20)
+
 _TOWER = {
   'clip': transformers.CLIPVisionConfig,
   'siglip': transformers.SiglipVisionConfig,
@@ -72,6 +75,7 @@ def text_config(text: str, overrides: dict | None = None):
       'rms_norm_eps': 1e-5,
       'head_dim': 8,
       **({'sliding_window': None} if text == 'mistral' else {}),
+      **(_EXPERTS if text == 'qwen3_moe' else {}),
       **(overrides or {}),
     }
   )
@@ -117,7 +121,11 @@ def draw(name: str, shape: tuple[int, ...], rng) -> np.ndarray:
     return 0.7 * normal
   # A unit input gives scores of standard deviation 2, logits of 3.
   gain = 1.0
-  if 'q_proj' in name or 'k_proj' in name:
+  if 'experts' in name:  # [experts, out, in]
+    return normal / math.sqrt(shape[-1])
+  if name.endswith('mlp.gate.weight'):  # a router that is sure
+    gain = 3.0
+  elif 'q_proj' in name or 'k_proj' in name:
     gain = math.sqrt(2)
   elif 'lm_head' in name or 'embed_tokens' in name:
     gain = 3.0

@@ -212,7 +212,7 @@ def batch(
         blend.append(weights)
         n_tiles += more
         video_M += [filmed] * more
-        if filmed:
+        if isinstance(part, Clip):
           n_frames = part.frames
         else:
           sizes.append(part)

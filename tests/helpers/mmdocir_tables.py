@@ -1,6 +1,6 @@
 """Invented parquet tables in the layout that MMDocIR publishes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -13,7 +13,7 @@ Row = tuple[Any, Any, Any]
 
 def layouts(
   path: pathlib.Path,
-  documents: dict[str, Sequence[Row]],
+  documents: Mapping[str, Sequence[Row]],
   compression: str = 'snappy',
   **columns: Any,
 ) -> pathlib.Path:

@@ -251,6 +251,29 @@ def _qwen3(layers, heads, kv, width, mlp, tower=None):
   return internvl(text, tower, **_UNTIED)
 
 
+def _experts(layers, heads, width, mlp, tower=None):
+  text = internvl_text(
+    'qwen3_moe',
+    layers,
+    heads,
+    4,
+    width,
+    3 * width,
+    151936,
+    head_dim=128,
+    decoder_sparse_step=1,
+    mlp_only_layers=[],
+    moe_intermediate_size=mlp,
+    norm_topk_prob=True,
+    num_experts=128,
+    num_experts_per_tok=8,
+    output_router_logits=False,
+    router_aux_loss_coef=0.001,
+    sliding_window=None,
+  )
+  return internvl(text, tower, **_UNTIED)
+
+
 # name -> (registry key, config.json, (layers, heads, kv heads), 1e9 parameters
 # that are run: without the tower's unused layers)
 RELEASED: dict[str, tuple[str, dict, tuple[int, int, int], float]] = {
@@ -382,6 +405,13 @@ for _name, _config, _heads, _billions in (
   ('3_5-8B', _qwen3(36, 32, 8, 4096, 12288), (36, 32, 8), 8.53),
   ('3_5-14B', _qwen3(40, 40, 8, 5120, 17408), (40, 40, 8), 15.1),
   ('3_5-38B', _qwen3(64, 64, 8, 5120, 25600, TOWER_6B), (64, 64, 8), 38.4),
+  ('3_5-30B-A3B', _experts(48, 32, 2048, 768), (48, 32, 4), 30.8),
+  (
+    '3_5-241B-A28B',
+    _experts(94, 64, 4096, 1536, TOWER_6B),
+    (94, 64, 4),
+    240.7,
+  ),
 ):
   RELEASED[f'InternVL{_name}'] = ('internvl_flax', _config, _heads, _billions)
 _QWEN = {

@@ -243,7 +243,7 @@ class Frames:
   """
 
   def __init__(self):
-    self.pixels = None
+    self.pixels: Any = ()
 
   def __call__(self, videos, **kwargs):
     del kwargs

@@ -222,7 +222,7 @@ _PIN, _PRE = 'config.json', 'preprocessor_config.json'
 @pytest.mark.parametrize(
   'file, changes, said',
   [
-    (_PIN, dict(image_token_index=5), 'config.json says 5'),
+    (_PIN, dict(image_token_index=5), 'says image_token_index=5'),
     (_PIN, dict(image_grid_pinpoints=[[60, 61]]), 'multiples of 60'),
     (_PIN, dict(image_grid_pinpoints=[[60, 60]]), 'are not those of'),
     (_PIN, dict(image_grid_pinpoints=[60]), 'expected pairs'),

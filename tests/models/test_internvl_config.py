@@ -6,6 +6,7 @@ import json
 import pytest
 
 from corejax import errors
+from corejax import masks
 from corejax.models import registry
 from corejax.models.internvl import config as config_lib
 from helpers import released
@@ -29,15 +30,25 @@ def test_released_configurations(tmp_path, name):
   assert text.tie == content.get('tie_word_embeddings', True)
 
 
-def _edit(part, **changes):
-  content = copy.deepcopy(released.RELEASED['InternVL3-1B'][1])
+def _edit(part, name='InternVL3-1B', **changes):
+  content = copy.deepcopy(released.RELEASED[name][1])
   (content[part] if part else content).update(changes)
   return content
+
+
+def _mixed(**changes):
+  return _edit('text_config', 'InternVL3_5-30B-A3B', **changes)
 
 
 @pytest.mark.parametrize(
   'content, said',
   [
+    (_mixed(mlp_only_layers=[3]), 'only a mixture in every layer'),
+    (_mixed(decoder_sparse_step=2), 'only a mixture in every layer'),
+    (_mixed(num_experts_per_tok=129), 'num_experts_per_tok=129 of'),
+    (_mixed(shared_expert_intermediate_size=8), 'text_config.shared_expert'),
+    (_mixed(layer_types=['full_attention'] * 48), 'text_config.layer_types'),
+    (_edit('text_config', num_experts=8), 'text_config.num_experts'),
     (_edit('', model_type='internvl_chat'), 'internvl_chat'),
     (_edit('', vision_feature_select_strategy='full'), "must be 'default'"),
     (_edit('', vision_feature_layer=[-1, -2]), 'must be one number'),
@@ -81,5 +92,23 @@ def test_refused(tmp_path, content, said):
 
 def test_family_row():
   family = registry.get('internvl_flax')
-  assert family.backbones == ('llama', 'qwen2', 'qwen3')
+  assert family.backbones == ('llama', 'qwen2', 'qwen3', 'qwen3_moe')
   assert not family.trained and family.video
+
+
+def test_a_mixture_is_as_config_json_says(tmp_path):
+  text = _read(tmp_path, _mixed()).text
+  assert (text.kind, text.qk_norm, set(text.windows)) == (
+    'qwen3',
+    True,
+    {masks.DENSE},
+  )
+  experts = text.experts
+  assert (experts.n_experts, experts.top_k, experts.d_expert) == (128, 8, 768)
+  assert experts.normalise
+  text = _read(
+    tmp_path,
+    _mixed(norm_topk_prob=False, use_sliding_window=True, sliding_window=9),
+  ).text
+  assert not text.experts.normalise
+  assert text.windows == (9,) * 48

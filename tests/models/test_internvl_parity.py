@@ -22,6 +22,9 @@ from corejax.models.internvl import weights
 from helpers import hf_llava
 from helpers import hf_tiled
 from helpers import parity
+from helpers import torch_only
+
+torch = torch_only.torch
 
 _6B = dict(
   norm_type='rms_norm', use_qk_norm=True, attention_bias=False, hidden_size=30
@@ -115,6 +118,30 @@ CASES = {
     [[2, _TALL, 6]],
     'right',
   ),
+  'qwen3_experts': (
+    'qwen3_moe',
+    dict(
+      text_kw=dict(
+        num_attention_heads=6, num_key_value_heads=2, norm_topk_prob=True
+      )
+    ),
+    [[4, _WIDE, 3, _TALL, 5], [2, _SMALL, 7]],
+    'left',
+  ),
+  'experts_as_the_router_weighs_them': (
+    'qwen3_moe',
+    dict(
+      text_kw=dict(
+        num_attention_heads=5,
+        num_key_value_heads=1,
+        use_sliding_window=True,
+        sliding_window=9,
+      ),
+      tie_word_embeddings=True,
+    ),
+    [[2, _TALL, 6]],
+    'right',
+  ),
 }
 
 
@@ -165,7 +192,7 @@ def _pieces(model, inputs, hf):
       model.vision, pixel_values, attend=attention.reference
     ),
     'projected': modeling.project(model, hf['handed']),
-    'embeds': multimodal.merge(model.language, inputs, features_ID),
+    'embeds': multimodal.merge(model.language, inputs, features_ID)[0],
   }
 
 
@@ -191,15 +218,25 @@ def test_whole_model(name, get):
   parity.check_whole(modeling.forward, case.model, case.batch, case.hf, attend)
 
 
-def test_zeroed_heads(get):
-  case = get('qwen2_300m')
+# Every backbone.
+@pytest.mark.parametrize(
+  'name', ['qwen2_300m', 'qwen3_6b', 'final_norm', 'qwen3_experts']
+)
+def test_zeroed_heads(name, get):
+  case = get(name)
   parity.check_zeroed(
-    modeling.forward,
-    case.model,
-    case.torch_model,
-    case.batch,
-    case.hf,
-    '0-1,1-6,2-3',
+    modeling.forward, case.model, case.torch_model, case.batch, case.hf
+  )
+
+
+def test_bfloat16_is_as_good_as_torchs(get, tmp_path):
+  case = get('qwen2_300m')
+  hf_tiled.save(case.torch_model, tmp_path, dtype=torch.bfloat16)
+  model = weights.load(
+    tmp_path, config_lib.read(tmp_path), dtype=jnp.dtype('bfloat16')
+  )
+  parity.check_bfloat16(
+    modeling.forward, model, type(case.torch_model), tmp_path, case.batch
   )
 
 

@@ -23,6 +23,9 @@ from corejax.models.llava_next import weights
 from helpers import hf_llava
 from helpers import hf_tiled
 from helpers import parity
+from helpers import torch_only
+
+torch = torch_only.torch
 
 _WIDE, _TALL, _SQUARE, _STRIP = (90, 30), (20, 31), (16, 16), (700, 9)
 
@@ -135,7 +138,7 @@ def _pieces(model, inputs, hf):
   return {
     'handed': handed,
     'projected': llava.project(model, [hf['handed']]),
-    'embeds': multimodal.merge(model.language, inputs, features_ID),
+    'embeds': multimodal.merge(model.language, inputs, features_ID)[0],
   }
 
 
@@ -158,15 +161,23 @@ def test_whole_model(name, get):
   parity.check_whole(modeling.forward, case.model, case.batch, case.hf, attend)
 
 
-def test_zeroed_heads(get):
-  case = get('mistral')
+# Every backbone.
+@pytest.mark.parametrize('name', ['mistral', 'llama3_siglip', 'qwen2'])
+def test_zeroed_heads(name, get):
+  case = get(name)
   parity.check_zeroed(
-    modeling.forward,
-    case.model,
-    case.torch_model,
-    case.batch,
-    case.hf,
-    '0-1,1-4,2-3',
+    modeling.forward, case.model, case.torch_model, case.batch, case.hf
+  )
+
+
+def test_bfloat16_is_as_good_as_torchs(get, tmp_path):
+  case = get('vicuna')
+  hf_tiled.save(case.torch_model, tmp_path, dtype=torch.bfloat16)
+  model = weights.load(
+    tmp_path, config_lib.read(tmp_path), dtype=jnp.dtype('bfloat16')
+  )
+  parity.check_bfloat16(
+    modeling.forward, model, type(case.torch_model), tmp_path, case.batch
   )
 
 

@@ -22,6 +22,9 @@ from corejax.models.llava_onevision import config as config_lib
 from helpers import hf_llava
 from helpers import hf_tiled
 from helpers import parity
+from helpers import torch_only
+
+torch = torch_only.torch
 
 _WIDE, _TALL, _SQUARE, _LARGE = (90, 30), (20, 31), (16, 16), (41, 40)
 
@@ -110,7 +113,7 @@ def get(tmp_path_factory):
 def _embeds(model, inputs):
   features_MID = modeling.see(model, inputs.vision)
   features_ID = features_MID.reshape(-1, features_MID.shape[-1])
-  return multimodal.merge(model.language, inputs, features_ID)
+  return multimodal.merge(model.language, inputs, features_ID)[0]
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -132,12 +135,18 @@ def test_whole_model(name, get):
 def test_zeroed_heads(get):
   case = get('scaled_down')
   parity.check_zeroed(
-    modeling.forward,
-    case.model,
-    case.torch_model,
-    case.batch,
-    case.hf,
-    '0-1,1-6,2-3',
+    modeling.forward, case.model, case.torch_model, case.batch, case.hf
+  )
+
+
+def test_bfloat16_is_as_good_as_torchs(get, tmp_path):
+  case = get('scaled_down')
+  hf_tiled.save(case.torch_model, tmp_path, dtype=torch.bfloat16)
+  model = weights.load(
+    tmp_path, config_lib.read(tmp_path), dtype=jnp.dtype('bfloat16')
+  )
+  parity.check_bfloat16(
+    modeling.forward, model, type(case.torch_model), tmp_path, case.batch
   )
 
 

@@ -1,9 +1,6 @@
 """LLaVA against transformers (torch, eager, float32), piece by piece.
 
-Tolerances are the project's. Every submodule, given what transformers gives
-it: 1e-5 of the spread of what it writes. The whole model: 1e-4 of their spread
-for logits, 2e-5 for every head's attention, 1e-5 for RAM against a float64 sum
-over transformers' attention.
+Tolerances: see helpers.parity.
 """
 
 import dataclasses
@@ -16,16 +13,16 @@ import numpy as np
 import pytest
 
 from corejax import attention
-from corejax import probe as probe_lib
-from corejax import regions
 from corejax.kernels import dispatch
 from corejax.models import decoder as decoder_lib
 from corejax.models import layers
+from corejax.models import multimodal
 from corejax.models import vision as vision_lib
 from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
+from helpers import parity
 from helpers import torch_only
 
 torch = torch_only.torch
@@ -176,57 +173,7 @@ def get(tmp_path_factory):
   return lambda name: _make(name, tmp_path_factory.getbasetemp() / name)
 
 
-def _probe(batch: hf_llava.Batch, seed: int = 3) -> probe_lib.Probe:
-  """Random rows in random sets and random regions; unused slots too."""
-  rng = np.random.default_rng(seed)
-  n_batch, length = batch.real_BT.shape
-  rows_BP = np.full((n_batch, 7), -1, np.int32)
-  for b in range(n_batch):
-    real = np.flatnonzero(batch.real_BT[b])
-    rows_BP[b, : 5 + b] = rng.choice(real, 5 + b, replace=False)
-  set_PQ = np.zeros((7, 3), np.float32)
-  set_PQ[np.arange(7), np.arange(7) % 3] = 1
-  region_BS = rng.integers(0, len(regions.REGIONS), (n_batch, length))
-  return probe_lib.Probe(
-    jnp.asarray(rows_BP),
-    jnp.asarray(set_PQ),
-    jnp.asarray(region_BS, jnp.int8),
-    weights=True,
-  )
-
-
-def _mass64(hf_attention, probe: probe_lib.Probe) -> np.ndarray:
-  """RAM's definition, spelt out in float64: [L, B, Q, N, R]."""
-  a = hf_attention.astype(np.float64)
-  n_layers, n_batch, n_heads = a.shape[:3]
-  n_sets, n_regions = probe.set_PQ.shape[1], len(regions.REGIONS)
-  mass = np.zeros((n_layers, n_batch, n_sets, n_heads, n_regions))
-  for b in range(n_batch):
-    for q in range(n_sets):
-      rows = [
-        int(row)
-        for row, member in zip(probe.rows_BP[b], probe.set_PQ[:, q])
-        if member and row >= 0
-      ]
-      for r in range(n_regions):
-        keys = np.asarray(probe.region_BS[b]) == r
-        seen = a[:, b][:, :, rows][..., keys].sum(-1)
-        mass[:, b, q, :, r] = seen.mean(-1)
-  return mass
-
-
-# Without optimisation these small programs compile in half the time.
-_QUICK = {'xla_backend_optimization_level': 0}
-
-
-def _close(ours, theirs, tol: float):
-  """max |difference| <= tol * standard deviation of theirs."""
-  theirs = np.asarray(theirs, np.float64)
-  worst = np.abs(np.asarray(ours, np.float64) - theirs).max()
-  assert worst <= tol * theirs.std(), (worst, theirs.std())
-
-
-@functools.partial(jax.jit, compiler_options=_QUICK)
+@functools.partial(jax.jit, compiler_options=parity.QUICK)
 def _pieces(model, inputs, hf):
   """Every submodule but the layers, on what transformers gives it."""
   found = {}
@@ -242,7 +189,7 @@ def _pieces(model, inputs, hf):
     features = modeling.project(model, hidden)
     found['features'] = features.reshape(-1, features.shape[-1])
     features_ID = hf['features']
-  found['embeds'] = modeling.merge(model, inputs, features_ID)
+  found['embeds'], _ = multimodal.merge(model.language, inputs, features_ID)
   text = model.language
   found['normed'] = layers.rms_norm(
     text.norm, hf['hidden'][-1], text.config.rms_eps
@@ -259,11 +206,11 @@ def test_every_submodule(name, get):
   if case.batch.inputs.vision:
     assert len(ours['tower']) == case.model.config.n_run + 1
     for index, hidden in enumerate(ours['tower']):
-      _close(hidden, hf['tower'][index], 1e-5)
-    _close(ours['features'], hf['features'], 1e-5)
-  _close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
-  _close(ours['normed'][real], hf['normed'][real], 1e-5)
-  _close(ours['logits'][real], hf['logits'][real], 1e-5)
+      parity.close(hidden, hf['tower'][index], 1e-5)
+    parity.close(ours['features'], hf['features'], 1e-5)
+  parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
+  parity.close(ours['normed'][real], hf['normed'][real], 1e-5)
+  parity.close(ours['logits'][real], hf['logits'][real], 1e-5)
 
 
 def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
@@ -278,7 +225,7 @@ def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
   return nnx.merge(graph, nnx.State({**state, 'layers': cut}))
 
 
-@functools.partial(jax.jit, compiler_options=_QUICK)
+@functools.partial(jax.jit, compiler_options=parity.QUICK)
 def _run_layer(decoder, x_BTD, inputs):
   return decoder_lib.run(
     decoder,
@@ -297,29 +244,13 @@ def test_every_layer(name, get):
     ours = _run_layer(
       _one_layer(case.model.language, index), hidden[index], case.batch.inputs
     )
-    _close(ours[real], hidden[index + 1][real], 1e-5)
+    parity.close(ours[real], hidden[index + 1][real], 1e-5)
 
 
 def _check_whole(case: Case, attend: attention.Attend):
-  """`forward`, every head's attention, RAM and logits."""
-  batch, hf, probe = case.batch, case.hf, _probe(case.batch)
-  real = batch.real_BT
-  run = jax.jit(
-    functools.partial(modeling.forward, attend=attend),
-    compiler_options=_QUICK,
+  parity.check_whole(
+    modeling.forward, case.model, case.batch, case.hf, attend, least_peak=0.3
   )
-  out = run(case.model, batch.inputs, probe=probe)
-  # The fixture is worth something: peaked attention, spread logits.
-  assert 0.3 < hf['attention'].max(-1).mean() < 0.95
-  assert 1 < hf['logits'].std() < 10
-  _close(out.logits_BPV[real], hf['logits'][real], 1e-4)
-  off = np.abs(np.asarray(out.measured.weights_BNTS) - hf['attention'])
-  off *= real[None, :, None, :, None]
-  for layer in range(off.shape[0]):
-    for head in range(off.shape[2]):
-      assert off[layer, :, head].max() <= 2e-5, (layer, head)
-  mass = _mass64(hf['attention'], probe)
-  assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -340,13 +271,13 @@ def test_narrower_of_two_windows_binds(get):
   case = get('mistral_window')
   length = case.batch.real_BT.shape[1]
   back = np.arange(length)[:, None] - np.arange(length)
-  run = jax.jit(modeling.forward, compiler_options=_QUICK)
+  run = jax.jit(modeling.forward, compiler_options=parity.QUICK)
   for window, expected in ((3, 3), (100, 7)):
     mask = dataclasses.replace(
       case.batch.inputs.mask, window=jnp.asarray(window, jnp.int32)
     )
     inputs = dataclasses.replace(case.batch.inputs, mask=mask)
-    out = run(case.model, inputs, probe=_probe(case.batch))
+    out = run(case.model, inputs, probe=parity.probe(case.batch))
     seen = np.asarray(out.measured.weights_BNTS)[:, 0] > 0
     allowed = (back >= 0) & (back < expected)
     np.testing.assert_array_equal(seen, np.broadcast_to(allowed, seen.shape))
@@ -356,7 +287,7 @@ def test_as_users_compile_it(get):
   """Full optimisation, no full weights, chosen rows, a tower of its own."""
   case = get('vicuna')
   batch, hf = case.batch, case.hf
-  probe = dataclasses.replace(_probe(batch), weights=False)
+  probe = dataclasses.replace(parity.probe(batch), weights=False)
   called = []
 
   def tower_attend(q, k, v, mask, control=None, probe=None):
@@ -376,8 +307,8 @@ def test_as_users_compile_it(get):
   assert out.measured.weights_BNTS is None
   for b, rows in enumerate(np.asarray(probe.rows_BP)):
     used = rows >= 0
-    _close(out.logits_BPV[b][used], hf['logits'][b][rows[used]], 1e-4)
-  mass = _mass64(hf['attention'], probe)
+    parity.close(out.logits_BPV[b][used], hf['logits'][b][rows[used]], 1e-4)
+  mass = parity.mass64(hf['attention'], probe)
   assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
 
 

@@ -257,7 +257,7 @@ def _brightness(processor, width, height, box):
     encoded = processor.encode(
       dataclasses.replace(example, media=(pictures.png(pixels),))
     )
-    std = np.array(processor.spec.std)[:, None, None]
+    std = np.array(processor.tiler.pixels.std)[:, None, None]
     values.append(encoded.vision['pixel_values'][0] * std)
   # The difference: padding has the mean colour, which is neither.
   share = (values[1] - values[0]).mean(0)

@@ -33,8 +33,10 @@ def _expected(rows_RD, expert_RK, share_RK, gate_up_XDF, down_XFD):
   return out
 
 
-@pytest.mark.parametrize('compute', [mlp.grouped, mlp.one_by_one])
-@pytest.mark.parametrize('seed, n_rows', [(0, 11), (1, 9), (2, 1)])
+@pytest.mark.parametrize(
+  'compute', [mlp.grouped, mlp.in_blocks, mlp.one_by_one]
+)
+@pytest.mark.parametrize('seed, n_rows', [(0, 11), (1, 9), (2, 1), (1, 150)])
 def test_definition(compute, seed, n_rows):
   case = _case(seed, n_rows)
   with jax.default_matmul_precision('highest'):
@@ -52,5 +54,21 @@ def test_gradients_agree():
     return jax.grad(loss, argnums=(0, 1, 2, 3))(rows_RD, *rest)
 
   with jax.default_matmul_precision('highest'):
-    for a, b in zip(total(mlp.grouped), total(mlp.one_by_one)):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+    expected = total(mlp.one_by_one)
+    for compute in (mlp.grouped, mlp.in_blocks):
+      for a, b in zip(total(compute), expected):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_blocks_under_vmap():
+  """Examples that ask different experts, so that their loops differ."""
+  cases = [_case(seed, 9) for seed in (0, 1)]
+  rows_BRD, expert_BRK, share_BRK = map(jnp.stack, zip(*(c[:3] for c in cases)))
+  weights = tuple(map(jnp.asarray, cases[0][3:]))
+  with jax.default_matmul_precision('highest'):
+    ours = jax.vmap(lambda *rows: mlp.in_blocks(jax.nn.silu, *rows, *weights))(
+      rows_BRD, expert_BRK, share_BRK
+    )
+  for got, case in zip(ours, cases):
+    expected = _expected(*case[:3], *cases[0][3:])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5)

@@ -1,8 +1,6 @@
 """Qwen-VL against transformers (torch, eager, float32), piece by piece.
 
-Tolerances are the project's, as in test_llava_parity: 1e-5 of the spread of
-what a submodule writes; for the whole model 1e-4 of it for logits, 2e-5 for
-every head's attention, 1e-5 for RAM against a float64 sum.
+Tolerances: see helpers.parity.
 """
 
 import dataclasses
@@ -15,15 +13,15 @@ import numpy as np
 import pytest
 
 from corejax import attention
-from corejax import probe as probe_lib
-from corejax import regions
 from corejax.kernels import dispatch
 from corejax.models import decoder as decoder_lib
+from corejax.models import multimodal
 from corejax.models import qwen_vision
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import modeling
 from corejax.models.qwen_vl import weights
 from helpers import hf_qwen
+from helpers import parity
 from helpers import torch_only
 
 torch = torch_only.torch
@@ -155,62 +153,15 @@ def get(tmp_path_factory):
   return lambda name: _make(name, tmp_path_factory.getbasetemp() / name)
 
 
-# Without optimisation these small programs compile in half the time.
-_QUICK = {'xla_backend_optimization_level': 0}
-
-
-def _close(ours, theirs, tol: float):
-  """max |difference| <= tol * standard deviation of theirs."""
-  theirs = np.asarray(theirs, np.float64)
-  worst = np.abs(np.asarray(ours, np.float64) - theirs).max()
-  assert worst <= tol * theirs.std(), (worst, theirs.std())
-
-
 def _real(padded_MI, counts) -> np.ndarray:
   """What is not padding, one picture behind the other."""
   return np.concatenate([np.asarray(x)[:n] for x, n in zip(padded_MI, counts)])
 
 
-def _probe(batch: hf_qwen.Batch, seed: int = 3) -> probe_lib.Probe:
-  """Random rows in random sets and random regions; unused slots too."""
-  rng = np.random.default_rng(seed)
-  n_batch, length = batch.real_BT.shape
-  rows_BP = np.full((n_batch, 7), -1, np.int32)
-  for b in range(n_batch):
-    real = np.flatnonzero(batch.real_BT[b])
-    rows_BP[b, : 5 + b] = rng.choice(real, 5 + b, replace=False)
-  set_PQ = np.zeros((7, 3), np.float32)
-  set_PQ[np.arange(7), np.arange(7) % 3] = 1
-  region_BS = rng.integers(0, len(regions.REGIONS), (n_batch, length))
-  return probe_lib.Probe(
-    jnp.asarray(rows_BP),
-    jnp.asarray(set_PQ),
-    jnp.asarray(region_BS, jnp.int8),
-    weights=True,
-  )
-
-
-def _mass64(hf_attention, probe: probe_lib.Probe) -> np.ndarray:
-  """RAM's definition, spelt out in float64: [L, B, Q, N, R]."""
-  a = hf_attention.astype(np.float64)
-  n_layers, n_batch, n_heads = a.shape[:3]
-  n_sets, n_regions = probe.set_PQ.shape[1], len(regions.REGIONS)
-  mass = np.zeros((n_layers, n_batch, n_sets, n_heads, n_regions))
-  for b, q, r in np.ndindex(n_batch, n_sets, n_regions):
-    rows = [
-      int(row)
-      for row, member in zip(probe.rows_BP[b], probe.set_PQ[:, q])
-      if member and row >= 0
-    ]
-    keys = np.asarray(probe.region_BS[b]) == r
-    mass[:, b, q, :, r] = a[:, b][:, :, rows][..., keys].sum(-1).mean(-1)
-  return mass
-
-
-@functools.partial(jax.jit, compiler_options=_QUICK)
+@functools.partial(jax.jit, compiler_options=parity.QUICK)
 def _pieces(model, inputs, hf_tower, hf_features):
   """Every submodule but the decoder's, on what transformers gives it."""
-  embeds, deep = modeling.merge(model, inputs, hf_features)
+  embeds, deep = multimodal.merge(model.language, inputs, hf_features)
   if not inputs.vision:
     return {'embeds': embeds, 'deep': deep}
   hidden = qwen_vision.run(
@@ -260,14 +211,14 @@ def test_every_submodule(name, get):
   counts = [r * c for r, c in batch.grids]
   if counts:
     few = [n // case.model.config.vision.block for n in counts]
-    _close(_real(ours['tower'], counts), hf['tower'], 1e-5)
-    _close(_real(ours['merged'], few), hf['features'], 1e-5)
-    _close(_real(ours['features'], few), ours['levels'], 1e-5)
+    parity.close(_real(ours['tower'], counts), hf['tower'], 1e-5)
+    parity.close(_real(ours['merged'], few), hf['features'], 1e-5)
+    parity.close(_real(ours['features'], few), ours['levels'], 1e-5)
   real = batch.real_BT
-  _close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
+  parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
 
 
-@functools.partial(jax.jit, compiler_options=_QUICK)
+@functools.partial(jax.jit, compiler_options=parity.QUICK)
 def _run_layer(decoder, x_BTD, inputs, deep_XBTD):
   return decoder_lib.run(
     decoder,
@@ -305,29 +256,13 @@ def test_every_layer(name, get):
       case.batch.inputs,
       own if own is not None and len(own) else None,
     )
-    _close(ours[real], hidden[index + 1][real], 1e-5)
+    parity.close(ours[real], hidden[index + 1][real], 1e-5)
 
 
 def _check_whole(case: Case, attend: attention.Attend):
-  """`forward`, every head's attention, RAM and logits."""
-  batch, hf, probe = case.batch, case.hf, _probe(case.batch)
-  real = batch.real_BT
-  run = jax.jit(
-    functools.partial(modeling.forward, attend=attend),
-    compiler_options=_QUICK,
+  parity.check_whole(
+    modeling.forward, case.model, case.batch, case.hf, attend, least_peak=0.3
   )
-  out = run(case.model, batch.inputs, probe=probe)
-  # The fixture is worth something: peaked attention, spread logits.
-  peak = hf['attention'].max(-1).transpose(1, 3, 0, 2)[real]
-  assert 0.3 < peak.mean() < 0.95
-  assert 1 < hf['logits'].std() < 10
-  _close(out.logits_BPV[real], hf['logits'][real], 1e-4)
-  off = np.abs(np.asarray(out.measured.weights_BNTS) - hf['attention'])
-  off *= real[None, :, None, :, None]
-  for layer, head in np.ndindex(off.shape[0], off.shape[2]):
-    assert off[layer, :, head].max() <= 2e-5, (layer, head)
-  mass = _mass64(hf['attention'], probe)
-  assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -341,3 +276,20 @@ def test_whole_model(name, get):
 def test_whole_model_with_the_xla_kernel(name, get):
   """Padded pictures, windows in segments, left padding."""
   _check_whole(get(name), dispatch.attend('xla'))
+
+
+# Every kind.
+@pytest.mark.parametrize(
+  'name', ['qwen2_grouped', 'qwen2_5_windows', 'qwen3_deep', 'qwen3_experts']
+)
+def test_zeroed_heads(name, get):
+  case = get(name)
+  # 2e-5 of the spread are rounding: the tolerance is that of logits.
+  parity.check_zeroed(
+    modeling.forward,
+    case.model,
+    case.torch_model,
+    case.batch,
+    case.hf,
+    tol=1e-4,
+  )

@@ -134,7 +134,7 @@ def test_only_small_parameters_stay_whole(name, outlines):
       f'({kv_bytes / _MIB:.1f} of them keys and values), '
       f'{own / _MIB:.1f} MiB cut'
     )
-    assert kept - kv_bytes <= 0.01 * total
+    assert kept - kv_bytes <= 0.003 * total
     assert kv_bytes <= 0.06 * total  # 8 heads on 16 devices, the smallest Qwen3
 
 

@@ -114,6 +114,7 @@ def test_ids_and_pixels_of_transformers(made, key, kind, prompt):
   assert (encoded.tokens_T[: len(ids)] == ids).all()
   ours = encoded.vision['pixel_values']
   if not is_onevision:
+    assert encoded.hf_vision() is encoded.vision
     assert (ours == expected['pixel_values'].numpy()).all()
     return
   counts = [1 if m in framed else None for m in range(len(media))]
@@ -132,6 +133,9 @@ def test_ids_and_pixels_of_transformers(made, key, kind, prompt):
     )
   ]
   assert is_frame.all() == (not theirs)
+  apart = encoded.hf_vision()
+  assert (apart['pixel_values_videos'] == np.array(frames)).all()
+  assert (apart['pixel_values'] == ours[~is_frame]).all()
   if theirs:
     assert (ours[~is_frame] == np.concatenate(theirs)).all()
 
@@ -186,6 +190,15 @@ def test_layout_follows_the_frames(made, key):
   cover = layout.cover(example_lib.Box(1, 0, 0, 1, 1))
   np.testing.assert_allclose(cover[layout.shows(1)], 1)
   assert not cover[~layout.shows(1)].any()
+
+
+def test_videos_of_unequal_length_stay_among_the_pictures(made):
+  _, processor = made['llava_onevision_flax', 'bytes']
+  media, _ = _PROMPTS['one']
+  clips = Clip(0, (0.0,)), Clip(1, (0.0, 1.0))
+  encoded = processor.encode(tracers.example(media, kind='video', clips=clips))
+  assert encoded.video_M.tolist() == [0, 1, 1]
+  assert encoded.hf_vision() is encoded.vision
 
 
 # --- which token is this box?

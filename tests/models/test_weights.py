@@ -18,6 +18,7 @@ from corejax.models.llava import config as config_lib
 from corejax.models.llava import modeling
 from corejax.models.llava import weights
 from helpers import hf_llava
+from helpers import parity
 from helpers import torch_only
 
 torch = torch_only.torch
@@ -143,29 +144,17 @@ def test_dtypes_round_as_torch(tmp_path, saved, wanted):
 
 
 def test_bfloat16_model_is_as_good_as_torchs(tmp_path):
-  """Same dtype policy: the error against float32 is that of transformers."""
   torch_model = _torch_model()
   hf_llava.save(torch_model, tmp_path, dtype=torch.bfloat16)
   batch = hf_llava.batch(torch_model.config, [[4, hf_llava.IMAGE, 20]])
-  load = functools.partial(
-    transformers.LlavaForConditionalGeneration.from_pretrained,
-    tmp_path,
-    attn_implementation='eager',
+  model = _load(tmp_path, jnp.dtype('bfloat16'))
+  exact = parity.check_bfloat16(
+    modeling.forward, model, type(torch_model), tmp_path, batch, 1.5, 0.2
   )
-  exact = hf_llava.reference(load(dtype=torch.float32), batch.torch)['logits']
-  narrow_kw = dict(batch.torch)
-  theirs = hf_llava.reference(load(dtype=torch.bfloat16), narrow_kw)['logits']
-  out = jax.jit(modeling.forward)(
-    _load(tmp_path, jnp.dtype('bfloat16')), batch.inputs
-  )
-  ours = np.asarray(out.logits_BPV)
-  spread = exact.std()
-  error = np.sqrt(np.square(ours - exact).mean()) / spread
-  their_error = np.sqrt(np.square(theirs - exact).mean()) / spread
-  assert 1e-4 < error < 1.5 * their_error < 0.2, (error, their_error)
   # ... and the bfloat16 file itself is read exactly.
   wide = jax.jit(modeling.forward)(_load(tmp_path), batch.inputs)
-  assert np.abs(wide.logits_BPV - exact).max() < 1e-4 * spread
+  ours = np.asarray(wide.logits_BPV)[batch.real_BT]
+  assert np.abs(ours - exact).max() < 1e-4 * exact.std()
 
 
 def test_tied_head(tmp_path):
