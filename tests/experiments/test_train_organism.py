@@ -123,6 +123,17 @@ def test_alignment_teaches_the_tower_and_leaves_the_decoder(tables, key):
   assert not any(jax.tree.leaves(same))
 
 
+def test_muon_leaves_biases_and_norms_to_adam():
+  for key in ('internvl_flax', 'qwen3_vl_flax'):
+    params = nnx.to_pure_dict(nnx.state(organisms.untrained(key)))
+    found = training._dimensions(params)['language']['layers']
+    for name in 'qkv':
+      assert found['attn'][name].pop('weight') is not None
+    left = {**found['attn'], **{n: found[n] for n in found if 'norm' in n}}
+    del left['o']
+    assert left and not jax.tree.leaves(left), left
+
+
 @pytest.mark.parametrize('key', ['internvl_flax', 'qwen3_vl_flax'])
 def test_a_step_on_questions_moves_every_weight(tables, key):
   """As `test_training_changes_every_weight` of a LLaVA's whole run."""
