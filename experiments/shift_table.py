@@ -215,7 +215,7 @@ def _point(
   control = _cut(reference, effects_lib.CONTROL, k)
   return Point(
     level=each.level,
-    lookups=_intact(each.outcomes, False),
+    lookups=_needed(_intact(each.outcomes, False)),
     twins=_intact(each.outcomes, True),
     chance=ram.chance,
     reference_ram=_set_ram(ram, heads, bootstrap, seed),
@@ -224,11 +224,17 @@ def _point(
     spearman=spearman,
     reference=effects_lib.endpoint(reference, k),
     own=effects_lib.endpoint(mine, k),
-    reference_cut=_cut(reference, groups_lib.GIVEN, k),
-    own_cut=_cut(mine, groups_lib.GIVEN, k),
+    reference_cut=_needed(_cut(reference, groups_lib.GIVEN, k)),
+    own_cut=_needed(_cut(mine, groups_lib.GIVEN, k)),
     control_cut=control,
     own_heads=own,
   )
+
+
+def _needed(estimate: Estimate | None) -> Estimate:
+  if estimate is None:
+    raise ValueError('shift: no look-up among the outcomes')
+  return estimate
 
 
 def _intact(outcomes: effects_lib.Outcomes, twin: bool) -> Estimate | None:

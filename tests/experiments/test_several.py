@@ -9,6 +9,7 @@ import pytest
 
 from corejax import errors
 from corejax import heads as heads_lib
+from corejax import ranking as ranking_lib
 from corejax.data import sources
 from corejax.experiments import ablate
 from corejax.experiments import cli
@@ -123,7 +124,8 @@ def ranked(monkeypatch):
       rank.out_folder(config), scores, flags={'data': config.data}
     )
     (folder / 'report.html').write_text('a page')
-    return rank.Result(None, scores, [], rank.out_folder(config), [])
+    ranking = ranking_lib.rank(scores, bootstrap=0, permutations=0)
+    return rank.Result(ranking, scores, [], rank.out_folder(config), [])
 
   monkeypatch.setattr(rank, 'run', run)
   return made

@@ -230,15 +230,23 @@ def _estimate(value, half=0.02, n=100):
 
 
 def _agreement(value, q):
-  row = compare_lib.Agreement('a', 'b', 'overlap', 3, value, *[0.0] * 11)
-  return row.__class__(
-    **{
-      **vars(row),
-      'low': value - 0.1,
-      'high': value + 0.1,
-      'chance': 0.05,
-      'q': q,
-    }
+  return compare_lib.Agreement(
+    a='usual',
+    b='noise',
+    measure='overlap',
+    k=3,
+    value=value,
+    low=value - 0.1,
+    high=value + 0.1,
+    chance=0.05,
+    p=q,
+    q=q,
+    ceiling=math.nan,
+    n_a=9,
+    n_b=9,
+    clusters_a=9,
+    clusters_b=9,
+    clusters_shared=0,
   )
 
 
@@ -292,7 +300,7 @@ def _table(lookups=1.0, ram=0.9, effect=-0.5, overlap=1.0, q=1e-5, own=HEADS):
     for name, pick in (
       ('lookups', lambda p: p.lookups),
       ('ram', lambda p: p.reference_ram),
-      ('effect', lambda p: shift_table.effect(p.reference)),
+      ('effect', lambda p: p.reference.retrieval),
     ):
       changes[each.level.name, name] = accuracy.interaction(
         pick(each), pick(first)
