@@ -25,7 +25,7 @@ def _cells(share: np.ndarray, side: int, patch: int) -> np.ndarray:
 
 def llava(processor: Any) -> Light:
   """One tile a picture."""
-  std = np.array(processor.spec.std)[:, None, None]
+  std = np.array(processor.tiler.pixels.std)[:, None, None]
 
   def light(encoded, difference):
     share = (difference * std).mean(1)

@@ -233,9 +233,7 @@ class Scenes:
     margin = 0.0
     if self.config.shift is not None:
       margin = max(0.0, (1 - self.config.shift.size) / 2)
-    return cell_box(
-      mark.page, mark.row, mark.column, self.config.grid, margin
-    )
+    return cell_box(mark.page, mark.row, mark.column, self.config.grid, margin)
 
 
 def cell_box(
