@@ -204,6 +204,7 @@ def compare_all(config: Any, out: pathlib.Path, made: Sequence[Made]) -> None:
       bootstrap=config.bootstrap,
       permutations=config.permutations,
       out=str(out / 'compare' / 'all'),
+      resume=False,  # cheap, and last time it may have been other models
     )
   )
 
