@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from corejax import errors
 from corejax.experiments import bench_family
-from corejax.experiments import bench_rank
+from corejax.experiments import bench_sides
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
 
@@ -174,7 +174,7 @@ def measure(config: Config, family: str, stop: cli_lib.Stop) -> Measured:
   ):
     # Both are made at once, and wait for each other.
     sides = [
-      running.enter_context(bench_rank.start(side, spec, config.length))
+      running.enter_context(bench_sides.start(side, spec, config.length))
       for side in SIDES
     ]
 
@@ -259,7 +259,7 @@ def run(config: Config) -> Result:
   out = runs.folder_path(config.out)
   for family in config.chosen:
     bench_model.prompt(config.spec(family), config.length)
-  bench_rank.hf_program()
+  bench_sides.hf_program()
   with cli_lib.Stop() as stop, bench_processes.on_cores(config.cores):
     machine = bench_processes.machine()
     record = {

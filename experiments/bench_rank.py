@@ -25,6 +25,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from corejax import errors
+from corejax.experiments import bench_sides
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
 
@@ -33,8 +34,7 @@ if TYPE_CHECKING:
   from corejax.experiments import bench_processes
 
 setting = config_lib.setting
-OURS = ('ours', 'ours_ram')
-SIDES = (*OURS, 'hf_sdpa', 'hf_eager', 'hf_rows')
+SIDES = (*bench_sides.OURS, 'hf_sdpa', 'hf_eager', 'hf_rows')
 _LONG = 4096  # tokens; shorter prompts are measured twice as often
 
 
@@ -164,46 +164,6 @@ class Result:
   out: pathlib.Path
 
 
-def hf_program() -> pathlib.Path:
-  """The program of the sides that need torch.
-
-  Raises:
-    UserError: it, or torch, is not here.
-  """
-  import importlib.util
-
-  from corejax.experiments import bench_processes
-
-  path = bench_processes.ROOT / 'tests/helpers/bench_hf.py'
-  missing = '' if path.exists() else f'{path} (a checkout of the project)'
-  if importlib.util.find_spec('torch') is None:
-    missing = 'torch'
-  if missing:
-    raise errors.UserError(
-      f'--sides: those of Hugging Face need {missing}; install it, or give '
-      f'--sides={",".join(OURS)}'
-    )
-  return path
-
-
-def start(
-  side: str, spec: bench_model.Spec, length: int
-) -> bench_processes.Side:
-  """A side's process; a context manager, not ready yet."""
-  from corejax.experiments import bench_ours
-  from corejax.experiments import bench_processes
-
-  program = ['-m', 'corejax.experiments.bench_ours']
-  if side not in (*OURS, bench_ours.PROFILE):
-    program = [str(hf_program())]
-  return bench_processes.Side(
-    side,
-    [*program, bench_ours.request(side, spec, length)],
-    env={'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '2'},
-    path=(bench_processes.ROOT, bench_processes.ROOT / 'tests'),
-  )
-
-
 def measure(config: Config, length: int, stop: cli_lib.Stop) -> Measured:
   """All rounds of one length.
 
@@ -222,7 +182,9 @@ def measure(config: Config, length: int, stop: cli_lib.Stop) -> Measured:
     runs.Progress(f'{length} tokens', rounds) as progress,
   ):
     sides = [
-      running.enter_context(start(side, config.spec(), length)).wait()
+      running.enter_context(
+        bench_sides.start(side, config.spec(), length)
+      ).wait()
       for side in config.chosen
     ]
 
@@ -231,10 +193,12 @@ def measure(config: Config, length: int, stop: cli_lib.Stop) -> Measured:
       stop.check()
 
     samples = bench_processes.interleave(sides, rounds, on_round)
-    flops = {s.name: s.facts['flops'] for s in sides if s.name in OURS}
+    flops = {
+      s.name: s.facts['flops'] for s in sides if s.name in bench_sides.OURS
+    }
   parts = {}
   if config.profile:
-    with start(bench_ours.PROFILE, config.spec(), length) as side:
+    with bench_sides.start(bench_ours.PROFILE, config.spec(), length) as side:
       side.wait().go()  # a warm-up
       parts = side.go().result
   return Measured(length, samples, flops, parts)
@@ -250,7 +214,7 @@ def added_flops(spec: bench_model.Spec, measured: Measured) -> float | None:
   """
   from corejax.experiments import bench_model
 
-  if not set(OURS) <= set(measured.flops):
+  if not set(bench_sides.OURS) <= set(measured.flops):
     return None
   layer = measured.flops['ours_ram'] - measured.flops['ours']
   whole = bench_model.product_flops(spec, measured.length)
@@ -374,8 +338,8 @@ def run(config: Config) -> Result:
   for length in lengths:
     bench_model.prompt(spec, length)
   packages = []
-  if not set(config.chosen) <= set(OURS):
-    hf_program()
+  if not set(config.chosen) <= set(bench_sides.OURS):
+    bench_sides.hf_program()
     packages = ['torch']
   with cli_lib.Stop() as stop, bench_processes.on_cores(config.cores):
     machine = bench_processes.machine()

@@ -189,7 +189,7 @@ def make(
       f'{folder / templates_lib.FILE}: content_free={content_free!r}; expected '
       'a question as text'
     )
-  own = templates_lib.own_template(folder)
+  own = tokenize.own_template(folder)
   processor = tiled.TiledProcessor(
     tokenizer=tokenizer,
     tiler=tiler,

@@ -57,6 +57,21 @@ class Tokens:
   question: tuple[int, int]
 
 
+def own_template(folder: pathlib.Path) -> Any:
+  """The chat template that has a file of its own, by HF's order of files."""
+  raw, wrapped = folder / 'chat_template.jinja', folder / 'chat_template.json'
+  if raw.exists():
+    try:
+      return raw.read_text(encoding='utf-8')
+    except (OSError, UnicodeDecodeError) as error:
+      raise errors.UserError(
+        f'{raw}: no chat template can be read ({error}); fetch it again'
+      ) from error
+  if wrapped.exists():
+    return checkpoint.read_json(wrapped).get('chat_template')
+  return None
+
+
 def load(folder: str | os.PathLike) -> Any:
   """The fast tokenizer (transformers.PreTrainedTokenizerFast) of a folder.
 
@@ -70,6 +85,7 @@ def load(folder: str | os.PathLike) -> Any:
     if path.is_file():
       with path.open('rb') as file:
         checkpoint.refuse_stand_in(path, file.read(checkpoint.HEAD))
+  own_template(pathlib.Path(folder))  # transformers would not name its file
   try:
     tokenizer = transformers.AutoTokenizer.from_pretrained(
       os.fspath(folder), local_files_only=True, trust_remote_code=False

@@ -142,18 +142,3 @@ def choose(
     f'{folder}: which prompt template? {said}; write {{"templates": NAME}} '
     f'into its {FILE}, NAME one of {", ".join(sets)}'
   )
-
-
-def own_template(folder: pathlib.Path) -> Any:
-  """The chat template that has a file of its own, by HF's order of files."""
-  raw, wrapped = folder / 'chat_template.jinja', folder / 'chat_template.json'
-  if raw.exists():
-    try:
-      return raw.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-      raise errors.UserError(
-        f'{raw}: no chat template can be read ({error}); fetch it again'
-      ) from error
-  if wrapped.exists():
-    return checkpoint.read_json(wrapped).get('chat_template')
-  return None

@@ -12,6 +12,7 @@ from corejax.experiments import bench_model
 from corejax.experiments import bench_ours
 from corejax.experiments import bench_processes
 from corejax.experiments import bench_rank
+from corejax.experiments import bench_sides
 from corejax.experiments import cli
 
 TINY = bench_model.Spec(
@@ -35,7 +36,7 @@ FLAGS = [
 
 
 def _mass(side):
-  with bench_rank.start(side, TINY, LENGTH) as process:
+  with bench_sides.start(side, TINY, LENGTH) as process:
     first = process.wait().go().result
     assert process.go().result == first
   return np.array(first)

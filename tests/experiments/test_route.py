@@ -114,7 +114,7 @@ def test_what_is_behind_the_prompt_is_told_to_the_probe():
       answer_A=np.zeros(n_answer, np.int32),
       region_T=np.full(n, regions.QUESTION, np.int8),
       rows={'answer': np.arange(n_answer) + n_prompt - 1},
-      media=(),
+      n_pictures=0,
     )
 
   batch = types.SimpleNamespace()

@@ -67,8 +67,8 @@ def test_no_placeholder_is_left(page):
 
 
 def test_flags_exist():
-  # pip's own, in the commands that install, and what every program has.
-  known = {'quiet', 'editable', 'help'}
+  # pip's and pytest's own, and what every program has.
+  known = {'quiet', 'editable', 'numprocesses', 'dist', 'help'}
   for name in tree.experiments():
     module = importlib.import_module(f'corejax.experiments.{name}')
     for field in dataclasses.fields(module.Config):
