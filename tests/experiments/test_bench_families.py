@@ -33,6 +33,10 @@ FLAGS = [
 ]
 
 
+def test_every_family_is_offered():
+  assert bench_families.FAMILIES == tuple(bench_family.FAMILIES)
+
+
 @pytest.mark.parametrize('family', bench_family.FAMILIES)
 def test_both_sides_compute_the_same(family):
   """Weights by name, layouts, positions: all told by hand in bench_family."""
