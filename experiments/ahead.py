@@ -97,7 +97,8 @@ class Place:
         f'--target={spec.target.name} has {len(devices)}; all are used, so '
         f'give data times model of {len(devices)}'
       )
-    self.mesh, self._alone = None, None
+    self.mesh: jax.sharding.Mesh | None = None
+    self._alone: Any = None  # where all is, without a mesh
     if sizes is None:
       self._alone = jax.sharding.SingleDeviceSharding(devices[0])
     else:
@@ -111,8 +112,8 @@ class Place:
   def n_data(self) -> int:
     return 1 if self.mesh is None else self.mesh.shape['data']
 
-  def array(self, shape, dtype, leading: str | None = 'data'):
-    """An array's shape, its first axis over `leading`."""
+  def array(self, shape, dtype, leading: str | None = 'data') -> Any:
+    """What stands for an array in a trace, its first axis over `leading`."""
     where = self._alone
     if self.mesh is not None:
       spec = jax.sharding.PartitionSpec(leading)
