@@ -136,7 +136,8 @@ def test_rows():
   found = mutation.count_outcomes(
     'prepared rows', make, parse, 100_000, allowed=(errors.Rejected,)
   )
-  assert min(found['accepted'], found['bad record'], found['bad box']) > 1000
+  assert min(found['accepted'], found['bad record']) > 1000
+  assert found['bad box'] > 100  # a box is one field of many
 
 
 @pytest.mark.parametrize(
