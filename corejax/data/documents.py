@@ -2,6 +2,7 @@
 
 import atexit
 import collections
+from concurrent import futures
 import importlib
 import io
 import os
@@ -79,9 +80,9 @@ class Documents:
     _LIVE.add(self)
     self.dpi = dpi
     self._open: collections.OrderedDict[str, Any] = collections.OrderedDict()
-    self._pages: collections.OrderedDict[tuple[str, int], bytes] = (
-      collections.OrderedDict()
-    )
+    self._pages: collections.OrderedDict[
+      tuple[str, int], futures.Future[bytes]
+    ] = collections.OrderedDict()
 
   def count(self, path: os.PathLike[str]) -> int:
     """Number of pages.
@@ -116,13 +117,38 @@ class Documents:
       Rejected: missing, too large or no PDF, or no such page.
     """
     key = (os.fspath(path), page)
-    with _LOCK:
-      if key not in self._pages:
-        self._pages[key] = self._draw(path, page)
-        if len(self._pages) > _KEPT_PAGES:
-          self._pages.popitem(last=False)
-      self._pages.move_to_end(key)
-      return self._pages[key]
+    while True:
+      with _LOCK:
+        drawn = self._pages.get(key)
+        if mine := drawn is None:
+          drawn = self._pages[key] = futures.Future()
+          if len(self._pages) > _KEPT_PAGES:
+            self._pages.popitem(last=False)
+        self._pages.move_to_end(key)
+      if mine:
+        return self._make(path, page, key, drawn)
+      try:
+        return drawn.result()
+      except futures.CancelledError:  # who drew it failed: then so will this
+        continue
+
+  def _make(self, path, page, key, drawn: 'futures.Future[bytes]') -> bytes:
+    """Draws a page, and packs it while others are drawn."""
+    try:
+      with _LOCK:
+        picture = self._draw(path, page)
+      encoded = io.BytesIO()
+      # PNG, not JPEG: no ringing at the edges of letters. Level 1 halves the
+      # time at about the same size.
+      picture.save(encoded, 'PNG', compress_level=1)
+      drawn.set_result(encoded.getvalue())
+    finally:
+      if not drawn.done():
+        with _LOCK:
+          if self._pages.get(key) is drawn:
+            del self._pages[key]
+        drawn.cancel()
+    return drawn.result()
 
   def close(self) -> None:
     """Closes what is open; what is asked for afterwards is opened again."""
@@ -191,11 +217,8 @@ class Documents:
         bitmap = shown.render(scale=scale)
       except _pdfium().PdfiumError as e:
         raise errors.Rejected(errors.Reason.BAD_MEDIA, f'{where}: {e}') from e
-      encoded = io.BytesIO()
-      # PNG, not JPEG: no ringing at the edges of letters. Level 1 halves the
-      # time at about the same size.
-      bitmap.to_pil().convert('RGB').save(encoded, 'PNG', compress_level=1)
+      picture = bitmap.to_pil().convert('RGB')
       bitmap.close()
-      return encoded.getvalue()
+      return picture
     finally:
       shown.close()
