@@ -10,6 +10,8 @@ from corejax.experiments import bench_attention
 from corejax.experiments import bench_kernel
 from corejax.experiments import bench_processes
 from corejax.experiments import cli
+from corejax.kernels import blockwise
+from corejax.kernels import xla
 
 SPEC = bench_attention.Spec(70, 4, 2, 8, 1, 20, 5)
 
@@ -34,6 +36,20 @@ def test_ideals_by_counting(length, window, sink):
   assert got.elements == pytest.approx(elements)
   by_tiles = 0.25 + 0.75 * tiles(seen) / tiles(dense)
   assert got.tiles == pytest.approx(by_tiles)
+
+
+def test_blocks_reach_the_kernel(monkeypatch):
+  given, real = [], xla.head_sparse_attention
+
+  def noted(*args, block_sizes):
+    given.append(block_sizes)
+    return real(*args, block_sizes=block_sizes)
+
+  monkeypatch.setattr(xla, 'head_sparse_attention', noted)
+  spec = dataclasses.replace(SPEC, blocks=(16, 8, 2))
+  work, _ = bench_attention.prepare('ours_dense', spec)
+  work()
+  assert given == [blockwise.BlockSizes(16, 8, 2)]
 
 
 def test_it_prints_and_writes(tmp_path, capsys):
