@@ -1,11 +1,12 @@
-"""Leaves these compilations out, unless `-m aot` asks for them."""
+"""Leaves out what has a job of its own, unless `-m` asks for it."""
+
+_JOBS = ('aot', 'gpu')
 
 
 def pytest_collection_modifyitems(config, items):
-  if 'aot' in config.option.markexpr:
-    return
-  left = [item for item in items if 'aot' not in item.keywords]
+  jobs = {job for job in _JOBS if job not in config.option.markexpr}
+  left = [item for item in items if jobs.isdisjoint(item.keywords)]
   config.hook.pytest_deselected(
-    items=[item for item in items if 'aot' in item.keywords]
+    items=[item for item in items if not jobs.isdisjoint(item.keywords)]
   )
   items[:] = left
