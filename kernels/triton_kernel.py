@@ -44,6 +44,8 @@ N_COLUMNS = tl.constexpr(len(WORK))
 # Where a row's running maximum begins; what it may not see is at -inf, so that
 # exp2(-inf - _LOWEST) is 0 even before it has seen anything.
 _LOWEST = tl.constexpr(-1e30)
+# What a factor of 0 becomes: times any score that is a number, still 0.
+_LEAST = tl.constexpr(1e-37)
 _LN2 = tl.constexpr(0.6931471805599453)
 
 
@@ -158,12 +160,11 @@ def _tile(
   k,
   v,
   scale,
-  i,
+  sign,
+  low_i,
+  n_i,
   start,
   end,
-  window,
-  model_window,
-  sink,
   top,
   total,
   out0,
@@ -172,13 +173,12 @@ def _tile(
   SLICE_0: tl.constexpr,
   SLICE_1: tl.constexpr,
   WIDTH: tl.constexpr,
-  CAUSAL: tl.constexpr,
-  MODEL_WINDOW: tl.constexpr,
   MASKED,
 ):
   """One tile of WIDTH keys: the running (top, total, out) after it.
 
-  MASKED, a constant as all in capitals: are there keys that a row may not see?
+  MASKED, a constant as all in capitals: does row i see keys from low_i on, n_i
+  of them, and not every key of the tile, or with `sign` -1?
   """
   d0 = tl.arange(0, SLICE_0)
   d1 = SLICE_0 + tl.arange(0, SLICE_1 if SLICE_1 > 0 else 16)
@@ -190,20 +190,11 @@ def _tile(
   k0, k1 = _load(k + first, at, real, d0, d1, KV_STRIDE, SLICE_1, MASKED)
   s = _product(q0, q1, k0, k1, SLICE_1)
   if MASKED:
-    back = i[:, None] - j[None, :]
-    seen = back < window
-    sinks = (j < start + sink)[None, :]
-    if MODEL_WINDOW:
-      sinks = sinks & (back < model_window)
-    seen = (seen | sinks) & real[None, :]
-    if CAUSAL:
-      seen = seen & (back >= 0)
-    s = tl.where(seen, s * scale, float('-inf'))
-    new_top = tl.maximum(top, tl.max(s, 1))
-    p = tl.exp2(s - new_top[:, None])
-  else:
-    new_top = tl.maximum(top, tl.max(s, 1) * scale)
-    p = tl.exp2(s * scale - new_top[:, None])
+    # One comparison for both ends: without a sign, what is too low is high.
+    past = (j[None, :] - low_i[:, None]).to(tl.uint32, bitcast=True)
+    s = tl.where(past < n_i[:, None], s * sign, float('-inf'))
+  new_top = tl.maximum(top, tl.max(s, 1) * scale)
+  p = tl.exp2(s * scale - new_top[:, None])
   shrink = tl.exp2(top - new_top)
   total = total * shrink + tl.sum(p, 1)
   v0, v1 = _load(v + first, at, real, d0, d1, KV_STRIDE, SLICE_1, MASKED)
@@ -286,12 +277,25 @@ def attention(
   at_q = (b * n_rows + row).to(tl.int64) * Q_STRIDE + n * HEAD_DIM
   rows = tl.arange(0, BLOCK_Q)
   q0, q1 = _load(q_BTNH + at_q, rows, in_q, d0, d1, Q_STRIDE, SLICE_1, True)
+  # |scale| and its sign, as tiles want them; 0 becomes a factor so small that
+  # every score is 0 and only -inf stays -inf. (A sign given to q would cost its
+  # place in shared memory.)
+  sign = tl.where(scale < 0, -1.0, 1.0)
+  scale = tl.maximum(tl.abs(scale), _LEAST)
   kv = n // (N_HEADS // N_KV)
   at_kv = (b * n_keys).to(tl.int64) * KV_STRIDE + kv * HEAD_DIM
   k = k_BSKH + at_kv
   v = v_BSKH + at_kv
 
-  # Keys that some row may see: sinks [low, sink_end), band [band_low, stop).
+  # Row i sees sinks [low_i, sink_end_i) and a band [band_i, stop_i), disjoint.
+  low_i = tl.maximum(start, i - model_window + 1)
+  stop_i = tl.zeros_like(i) + end
+  if CAUSAL:
+    stop_i = tl.minimum(stop_i, i + 1)
+  sink_end_i = tl.minimum(start + sink, stop_i)
+  band_i = tl.maximum(tl.maximum(low_i, i - window + 1), sink_end_i)
+
+  # Keys that some row sees: sinks [low, sink_end), band [band_low, stop).
   # Keys that all rows see: sinks [full_low, full_sink), band [hole_low, full).
   stop = end
   full = end
@@ -305,23 +309,24 @@ def attention(
   full_sink = tl.minimum(start + sink, full)
   hole_low = tl.maximum(start, last - window + 1)
 
-  # As narrow tiles, each run [x0, x1).
+  # As narrow tiles, each run [x0, x1). A tile may hold sinks and band: it is
+  # in both runs.
   WIDTH: tl.constexpr = BLOCK_K * WIDE
   sink0 = low // BLOCK_K
   sink1 = tl.where(sink_end > low, tl.cdiv(sink_end, BLOCK_K), sink0)
-  band0 = tl.maximum(sink1, band_low // BLOCK_K)
+  band0 = tl.maximum(band_low, sink_end) // BLOCK_K
   band1 = tl.where(stop > band_low, tl.cdiv(stop, BLOCK_K), 0)
   hole0 = tl.cdiv(hole_low, WIDTH) * WIDE
   hole1 = full // WIDTH * WIDE
-  # Wide tiles take the largest product's score for the largest score: with a
-  # negative factor it is not, and all is done in narrow ones.
-  if (hole1 <= hole0) | (scale < 0):
+  # Wide tiles take the largest product for the largest score: with a negative
+  # factor it is not, and all is done in narrow ones.
+  if (hole1 <= hole0) | (sign < 0):
     hole0 = tl.maximum(sink1, band1)
     hole1 = hole0
   # What is in both is done as the hole's.
   seen0 = tl.minimum(tl.cdiv(full_low, WIDTH) * WIDE, hole0)
   seen1 = tl.minimum(full_sink // WIDTH * WIDE, hole0)
-  if (seen1 <= seen0) | (scale < 0):
+  if (seen1 <= seen0) | (sign < 0):
     seen0 = sink0
     seen1 = sink0
 
@@ -329,7 +334,8 @@ def attention(
   total = tl.zeros([BLOCK_Q], tl.float32)
   out0 = tl.zeros([BLOCK_Q, SLICE_0], tl.float32)
   out1 = tl.zeros([BLOCK_Q, SLICE_1 if SLICE_1 > 0 else 16], tl.float32)
-  # Partly seen: [sink0, seen0), [seen1, sink1), [band0, hole0), [hole1, band1).
+  # Partly seen: sinks [sink0, seen0), [seen1, sink1), band [band0, hole0),
+  # [hole1, band1); past a hole every row sees all until its end.
   n_0 = seen0 - sink0
   n_1 = n_0 + tl.maximum(tl.minimum(sink1, hole0) - seen1, 0)
   n_2 = n_1 + tl.maximum(tl.minimum(band1, hole0) - band0, 0)
@@ -340,6 +346,8 @@ def attention(
       tl.where(step < n_0, sink0 + step, seen1 + step - n_0),
       tl.where(step < n_2, band0 + step - n_1, hole1 + step - n_2),
     )
+    end_i = tl.where(step < n_1, sink_end_i, stop_i)
+    from_i = tl.where((step >= n_1) & (step < n_2), band_i, low_i)
     top, total, out0, out1 = _tile(
       tile,
       q0,
@@ -347,12 +355,11 @@ def attention(
       k,
       v,
       scale,
-      i,
+      sign,
+      from_i,
+      tl.maximum(end_i - from_i, 0).to(tl.uint32),
       start,
       end,
-      window,
-      model_window,
-      sink,
       top,
       total,
       out0,
@@ -361,8 +368,6 @@ def attention(
       SLICE_0,
       SLICE_1,
       BLOCK_K,
-      CAUSAL,
-      MODEL_WINDOW,
       True,
     )
 
@@ -379,12 +384,11 @@ def attention(
       k,
       v,
       scale,
-      i,
+      sign,
+      low_i,
+      low_i,
       start,
       end,
-      window,
-      model_window,
-      sink,
       top,
       total,
       out0,
@@ -393,8 +397,6 @@ def attention(
       SLICE_0,
       SLICE_1,
       WIDTH,
-      CAUSAL,
-      MODEL_WINDOW,
       False,
     )
 
@@ -403,10 +405,11 @@ def attention(
   total = tl.where(empty, 1.0, total)
   lse = tl.where(empty, float('-inf'), (top + tl.log2(total)) * _LN2)
   at_out = out_BTNH + at_q + rows[:, None] * Q_STRIDE
-  out0 = (out0 / total[:, None]).to(out_BTNH.dtype.element_ty)
+  share = 1.0 / total  # one division a row, not one a number
+  out0 = (out0 * share[:, None]).to(out_BTNH.dtype.element_ty)
   tl.store(at_out + d0[None, :], out0, mask=in_q[:, None])
   if SLICE_1 > 0:
-    out1 = (out1 / total[:, None]).to(out_BTNH.dtype.element_ty)
+    out1 = (out1 * share[:, None]).to(out_BTNH.dtype.element_ty)
     tl.store(at_out + d1[None, :], out1, mask=in_q[:, None])
   at_lse = (b * N_HEADS + n).to(tl.int64) * n_rows + t
   tl.store(lse_BNT + at_lse, lse, mask=in_q)
