@@ -2,10 +2,11 @@
 
 A family is four modules, each with the names that are used here:
 
-    config       read(folder) -> config, with `text` and `vision`
+    config       read(folder) -> config, with `text` and `vision`; handed over
+                 by itself, as one module may read several families
     weights      load(folder, config, *, dtype, mesh) -> model
     modeling     forward, see, new_cache
-    processing   load(folder, config, *, image_policy) -> processor
+    processing   load(folder, config, *, image_policy, ..) -> processor
 """
 
 from collections.abc import Callable
@@ -29,28 +30,51 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 HEAD = 'lm_head.weight'  # the output head, in every map's one spelling
 
 
+def tiles(
+  vision: Any, n_pictures: int, n_features: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """What a tower of square pictures takes, shapes alone.
+
+  Args:
+    vision: the tower's config.
+    n_pictures: pictures or tiles, M.
+    n_features: of each; every tile has the tower's.
+  """
+  del n_features
+  shape = (n_pictures, vision.n_channels, vision.image_size, vision.image_size)
+  return {'pixel_values': jax.ShapeDtypeStruct(shape, jnp.float32)}
+
+
 def make(
   key: str,
   *,
-  config: Any,
+  read: Callable[[pathlib.Path], Any],
   modeling: Any,
   processing: Any,
   weights: Any,
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
   video: bool = False,
+  video_positions: tuple[str, ...] = (),
   trained: tuple[str, ...] = (),
+  shown: Callable[[Any, int, int], dict[str, jax.ShapeDtypeStruct]] = tiles,
+  n_axes: int = 1,
   n_blend: Callable[[Any], int] = lambda _: 1,
 ) -> registry.Family:
   """A row of the registry.
 
   Args:
     key: as `--model` spells it.
-    config, modeling, processing, weights: the family's modules.
+    read: the family's config.read.
+    modeling, processing, weights: the family's modules.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
     video: are videos read?
+    video_positions: as of registry.Family.
     trained: trained weights that come with corejax, the default first.
+    shown: the tower's config, pictures and features of each -> as
+      registry.Outline.vision.
+    n_axes: as of registry.Outline.
     n_blend: config -> as of registry.Outline.
   """
 
@@ -59,7 +83,7 @@ def make(
     *,
     dtype: Any = 'float32',
     mesh: jax.sharding.Mesh | None = None,
-    image_policy: str = 'checkpoint',
+    **options: str,
   ) -> registry.Loaded:
     """Loads a checkpoint.
 
@@ -67,7 +91,7 @@ def make(
       folder: a folder in Hugging Face's format, or a hub id.
       dtype: of the parameters, one of DTYPES.
       mesh: axes ('data', 'model'); parameters are cut over 'model'.
-      image_policy: see the family's processing.load.
+      **options: image_policy and others, see the family's processing.load.
 
     Raises:
       UserError: anything about the folder that does not fit, in one line.
@@ -78,31 +102,51 @@ def make(
         f'--dtype={name} is not supported; supported are {", ".join(DTYPES)}'
       )
     path = checkpoint.resolve(folder)
-    read = config.read(path)
+    config = read(path)
     # First, as it is quick: a bad tokenizer is told before weights are read.
-    processor = processing.load(path, read, image_policy=image_policy)
+    processor = processing.load(path, config, **options)
     return registry.Loaded(
       key=key,
-      model=weights.load(path, read, dtype=jnp.dtype(name), mesh=mesh),
+      model=weights.load(path, config, dtype=jnp.dtype(name), mesh=mesh),
       forward=modeling.forward,
       see=modeling.see,
       new_cache=modeling.new_cache,
       processor=processor,
-      config=read,
-      n_layers=read.text.n_layers,
-      n_heads=read.text.n_heads,
-      n_kv_heads=read.text.n_kv_heads,
-      max_length=read.text.max_length,
+      config=config,
+      n_layers=config.text.n_layers,
+      n_heads=config.text.n_heads,
+      n_kv_heads=config.text.n_kv_heads,
+      max_length=config.text.max_length,
       fingerprint=checkpoint.fingerprint(path),
-      eos_ids=checkpoint.eos_ids(path, read.text.vocab_size),
+      eos_ids=checkpoint.eos_ids(path, config.text.vocab_size),
     )
 
-  def load_processor(
-    folder: Any, *, image_policy: str = 'checkpoint'
-  ) -> registry.Processor:
+  def load_processor(folder: Any, **options: str) -> registry.Processor:
     """The processor of a checkpoint, without its weights; see `load`."""
     path = checkpoint.resolve(folder)
-    return processing.load(path, config.read(path), image_policy=image_policy)
+    return processing.load(path, read(path), **options)
+
+  def outline(folder: Any, *, dtype: Any = 'float32') -> registry.Outline:
+    """The shapes of a model.
+
+    Args:
+      folder: with config.json; or a hub id.
+      dtype: of the parameters.
+
+    Raises:
+      UserError: the config.json is not there, or not one of this family.
+    """
+    config = read(checkpoint.resolve(folder))
+    return registry.Outline(
+      key=key,
+      model=modeling.abstract(config, jnp.dtype(dtype)),
+      forward=modeling.forward,
+      see=modeling.see,
+      config=config,
+      vision=functools.partial(shown, config.vision),
+      n_axes=n_axes,
+      n_blend=n_blend(config),
+    )
 
   return registry.Family(
     key=key,
@@ -110,54 +154,10 @@ def make(
     towers=towers,
     load=load,
     load_processor=load_processor,
-    video=video,
+    outline=outline,
     trained=trained,
-    outline=functools.partial(outline, key, config.read, modeling, n_blend),
-  )
-
-
-def tiles(vision: Any, n_tiles: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """What a tower of square pictures takes, shapes alone.
-
-  Args:
-    vision: the tower's config.
-    n_tiles: pictures or tiles, M.
-  """
-  shape = (n_tiles, vision.n_channels, vision.image_size, vision.image_size)
-  return {'pixel_values': jax.ShapeDtypeStruct(shape, jnp.float32)}
-
-
-def outline(
-  key: str,
-  read: Callable[[pathlib.Path], Any],
-  modeling: Any,
-  n_blend: Callable[[Any], int],
-  folder: Any,
-  *,
-  dtype: Any = 'float32',
-) -> registry.Outline:
-  """The shapes of a model whose pictures become square tiles.
-
-  Args:
-    key: registry key.
-    read: config.json to config.
-    modeling: with abstract, forward and see.
-    n_blend: config -> as of registry.Outline.
-    folder: with config.json; or a hub id.
-    dtype: of the parameters.
-
-  Raises:
-    UserError: the config.json is not there, or not one of this family.
-  """
-  config = read(checkpoint.resolve(folder))
-  return registry.Outline(
-    key=key,
-    model=modeling.abstract(config, jnp.dtype(dtype)),
-    forward=modeling.forward,
-    see=modeling.see,
-    config=config,
-    vision=lambda n_pictures, n_features: tiles(config.vision, n_pictures),
-    n_blend=n_blend(config),
+    video=video,
+    video_positions=video_positions,
   )
 
 

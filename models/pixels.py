@@ -6,6 +6,12 @@
 `PixelSpec` is what a checkpoint's preprocessor_config.json asks for; `run`
 equals HF's PIL processors (transformers 5.23) to the last bit; `plan` is the
 geometry alone, from which both the pixels and the token cells follow.
+
+A resize goes along one axis, then the other, and rounds in between, so their
+order shows at hard edges (up to 15 grey levels of 255). Pillow goes across
+first, and since 13 down first where that is less work; torch, with which HF
+resizes videos, always goes across first. Here pictures are resized as the
+installed Pillow does it, frames of videos across first with any.
 """
 
 from collections.abc import Mapping
@@ -99,6 +105,7 @@ class PixelSpec:
     rescale: factor or None.
     mean, std: per channel, after rescaling; None without normalisation.
     pad_mean: mean whose `int(255 * x)` is the padding's colour.
+    across_first: resize across, then down, whatever Pillow's version prefers.
   """
 
   pad: bool
@@ -109,6 +116,7 @@ class PixelSpec:
   mean: tuple[float, ...] | None
   std: tuple[float, ...] | None
   pad_mean: tuple[float, ...]
+  across_first: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +173,10 @@ def plan(spec: PixelSpec, size: tuple[int, int]) -> Plan:
     images.check_pixels(
       width, height, f'the {size[0]}x{size[1]} picture resized'
     )
+    if spec.across_first:
+      images.check_pixels(
+        width, padded[1], f'the {size[0]}x{size[1]} frame resized across'
+      )
     if min(width, height) < 1:
       raise errors.Rejected(
         errors.Reason.BAD_MEDIA,
@@ -231,6 +243,9 @@ def run(spec: PixelSpec, image_HWC: np.ndarray) -> np.ndarray:
     image_HWC = padded
   if spec.size is not None:
     picture = Image.fromarray(image_HWC)
+    if spec.across_first:
+      across = (way.resized[0], picture.height)
+      picture = picture.resize(across, spec.resample)
     image_HWC = np.array(picture.resize(way.resized, spec.resample))
   if spec.crop is not None:
     image_HWC = _crop(image_HWC, way)

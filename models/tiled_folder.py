@@ -1,6 +1,7 @@
 """From a checkpoint folder to a TiledProcessor (models/tiled.py), checked."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -76,6 +77,9 @@ def video_spec(
     name: HF class of the video processor.
     defaults: of its settings, beside those of pixels.
 
+  Returns:
+    What is done to a frame: resized across first, see pixels.
+
   Raises:
     UserError: it asks for what is not built, or makes no tiles of the tower's.
   """
@@ -85,7 +89,7 @@ def video_spec(
   if config is None and path.exists():
     config, where = checkpoint.read_json(path), str(path)
   if config is None:
-    return pictures
+    return dataclasses.replace(pictures, across_first=True)
   if not isinstance(config, Mapping):
     raise errors.UserError(
       f'{where}: video_processor={config!r}; expected a JSON object'
@@ -109,7 +113,7 @@ def video_spec(
       f'crop={found.crop}; the vision tower takes {side}x{side}: correct size '
       '(and switch do_center_crop off, do_resize on)'
     )
-  return found
+  return dataclasses.replace(found, across_first=True)
 
 
 def number(where: str, key: str, value: Any, least: int, most: int) -> int:

@@ -18,8 +18,8 @@ A video is its frames, one tile each, by their numbers:
     Frame1: <img> <IMG_CONTEXT> x 256 </img>
     Frame2: <img> <IMG_CONTEXT> x 256 </img>
 
-HF's InternVLVideoProcessor resizes them with torchvision, which differs from
-Pillow by some grey levels of a pixel; here they are Pillow's.
+HF's InternVLVideoProcessor resizes them with torchvision; Pillow, here, differs
+from it by up to 2 grey levels.
 """
 
 import dataclasses

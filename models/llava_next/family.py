@@ -10,7 +10,7 @@ KEY = 'llava_next_flax'
 
 FAMILY = families.make(
   KEY,
-  config=config,
+  read=config.read,
   modeling=modeling,
   processing=processing,
   weights=weights,

@@ -14,7 +14,7 @@ KEY = 'llava_onevision_flax'
 
 FAMILY = families.make(
   KEY,
-  config=config,
+  read=config.read,
   modeling=modeling,
   processing=processing,
   weights=weights,

@@ -8,8 +8,8 @@ pixels those of LlavaOnevisionImageProcessorPil.
 
 Of a video each frame is squashed into one tile and has 14 x 14 tokens, each a
 blend of up to four of 27 x 27; one newline follows its last frame. HF's
-LlavaOnevisionVideoProcessor resizes frames with torchvision, which differs from
-Pillow by some grey levels of a pixel; here they are Pillow's.
+LlavaOnevisionVideoProcessor resizes frames with torchvision; Pillow, here,
+differs from it by up to 2 grey levels.
 """
 
 import dataclasses

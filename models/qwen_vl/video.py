@@ -8,7 +8,8 @@
 
 Frames come chosen, with their seconds (`Clip`); nothing is sampled here. Sizes
 equal those of HF's Qwen2VLVideoProcessor and Qwen3VLVideoProcessor
-(transformers 5.24); each frame is resized as a picture is, by Pillow.
+(transformers 5.24). Pillow resizes each frame, across first as torchvision
+does; the two differ by up to 2 grey levels.
 """
 
 from collections.abc import Sequence
@@ -199,4 +200,6 @@ def parse(config: Any, by_volume: bool, where: str) -> VideoSpec:
       f'{where}: cap_pixels_per_frame={cap!r}, max_video_tokens={tokens!r}; '
       'expected true or false, and a whole number from 1 to 999999999'
     )
+  values = dataclasses.replace(frame.values, across_first=True)
+  frame = dataclasses.replace(frame, values=values)
   return VideoSpec(frame, by_volume, tokens if cap else 0)

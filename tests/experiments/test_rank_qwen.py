@@ -62,26 +62,9 @@ def made(request, tmp_path_factory):
   return shared, model, ranked
 
 
-@torch.no_grad()
-def _masses(model, arrays) -> np.ndarray:
-  """Region masses from transformers' attentions, [L, N, Q, R]."""
-  ids = ('input_ids', 'attention_mask', 'position_ids', 'image_grid_thw')
-  out = model(
-    **{name: torch.tensor(arrays[name], dtype=torch.int64) for name in ids},
-    pixel_values=torch.tensor(arrays['pixel_values']),
-    output_attentions=True,
-  )
-  weights_LNTS = np.stack([w[0].double().numpy() for w in out.attentions])
-  shape = len(regions.QUERY_SETS), len(regions.REGIONS)
-  result = np.zeros((*weights_LNTS.shape[:2], *shape))
-  for q, r in np.ndindex(*shape):
-    rows = arrays['rows'][arrays['row_set'] == q]
-    keys = arrays['region'] == r
-    result[:, :, q, r] = weights_LNTS[:, :, rows][..., keys].sum(-1).mean(-1)
-  return result
-
-
 def test_masses_are_those_of_transformers(made):
+  from helpers import tiny_qwen
+
   shared, model, ranked = made
   assert len(ranked.scores.ids) == QUICK['limit'] and not ranked.rejected
   for index in (0, 5):
@@ -90,7 +73,7 @@ def test_masses_are_those_of_transformers(made):
         out=str(ranked.out / f'inspect-{index}'), example=str(index), **shared
       )
     )
-    expected = _masses(model, shown.arrays)
+    expected = tiny_qwen.masses(model, shown.arrays)
     assert expected[..., regions.EVIDENCE].max() > 0.02
     found = ranked.scores.mass_ELNQR[index]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -1,7 +1,7 @@
-"""Videos through `rank`, `inspect` and `ablate`, on a tiny random Qwen2.5-VL.
+"""Videos behind pictures through `rank`, `inspect` and `ablate`, in Qwen2.5-VL.
 
-Two films, of which each question shows one behind a picture; the masses are
-those of transformers.
+A tiny random model and two films, of which each question shows one behind a
+picture; the masses are those of transformers.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ from corejax.experiments import prefixes
 from corejax.experiments import rank
 from corejax.experiments import resources as resources_lib
 from helpers import pictures
-
-torch = pytest.importorskip('torch', reason='tiny checkpoints need torch')
+from helpers import tiny_qwen
 
 N_FRAMES = 5
 
@@ -88,8 +87,6 @@ class Ranked:
 @pytest.fixture(scope='module')
 def made(tmp_path_factory):
   """(settings that name model and data, torch model, a Ranked)."""
-  from helpers import tiny_qwen
-
   folder = tmp_path_factory.mktemp('films')
   model = tiny_qwen.folder(folder, 'qwen2_5_vl', most=6)
   shared = dict(model='qwen2_5_vl_flax', checkpoint=str(folder), limit=8)
@@ -122,27 +119,6 @@ def made(tmp_path_factory):
     yield shared, model, Ranked(ranked, list(plans), len(looked))
 
 
-@torch.no_grad()
-def _masses(model, arrays) -> np.ndarray:
-  """Region masses from transformers' attentions, [L, N, Q, R]."""
-  whole = ('input_ids', 'attention_mask', 'position_ids')
-  grids = ('image_grid_thw', 'video_grid_thw')
-  pixels = ('pixel_values', 'pixel_values_videos')
-  out = model(
-    **{n: torch.tensor(arrays[n]).long() for n in (*whole, *grids)},
-    **{n: torch.tensor(arrays[n]) for n in pixels},
-    output_attentions=True,
-  )
-  weights_LNTS = np.stack([w[0].double().numpy() for w in out.attentions])
-  shape = len(regions.QUERY_SETS), len(regions.REGIONS)
-  result = np.zeros((*weights_LNTS.shape[:2], *shape))
-  for q, r in np.ndindex(*shape):
-    rows = arrays['rows'][arrays['row_set'] == q]
-    keys = arrays['region'] == r
-    result[:, :, q, r] = weights_LNTS[:, :, rows][..., keys].sum(-1).mean(-1)
-  return result
-
-
 def test_masses_are_those_of_transformers(made):
   shared, model, ranked = made
   ranked = ranked.result
@@ -162,7 +138,7 @@ def test_masses_are_those_of_transformers(made):
     assert set(arrays['visual_media']) == {0, 1, 3, 5}
     assert set(arrays['visual_frames']) == {1, 2}
     assert (shown.out / f'media-{N_FRAMES}.png').stat().st_size
-    expected = _masses(model, arrays)
+    expected = tiny_qwen.masses(model, arrays)
     assert expected[..., regions.EVIDENCE].max() > 0.02
     found = ranked.scores.mass_ELNQR[index]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

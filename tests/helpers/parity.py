@@ -129,7 +129,6 @@ def check_zeroed(
   torch_model: Any,
   batch: Batch,
   hf: dict[str, np.ndarray],
-  tol: float = 1e-5,
 ):
   """Cutting heads equals zeroing their slice before the output projection.
 
@@ -161,7 +160,7 @@ def check_zeroed(
   run = jax.jit(forward, compiler_options=QUICK)
   ours = run(model, batch.inputs, control=control).logits_BPV
   real = batch.real_BT
-  close(np.asarray(ours)[real], theirs[real], tol)
+  close(np.asarray(ours)[real], theirs[real], 1e-5)
   changed = np.abs(hf['logits'] - theirs)[real].max()
   assert changed > 0.1 * max(1, theirs[real].std())
 

@@ -1,7 +1,8 @@
 """config.json of the released checkpoints of every family, and their sizes.
 
-In the hub's format. Layers, heads, widths and vocabularies are as published;
-`text` of InternVL3-9B (InternLM3) has its vocabulary rounded.
+In the hub's format, shortened by what is bookkeeping. Layers, heads, widths and
+vocabularies are as published; `text` of InternVL3-9B (InternLM3) has its
+vocabulary rounded.
 """
 
 import copy

@@ -60,17 +60,23 @@ def masses(
 
   Args:
     model: of `write`.
-    arrays: what `inspect` writes.
+    arrays: what `inspect` writes; beside a video of OneVision no picture.
 
   Returns:
     float64 [L, N, Q, R].
   """
   ids = ('input_ids', 'attention_mask', 'position_ids')
-  sizes = torch.tensor(np.ascontiguousarray(arrays['image_sizes']))
+  films = arrays.get('pixel_values_videos')
+  if films is not None:
+    assert not len(arrays['pixel_values'])
+    shown = {'pixel_values_videos': torch.tensor(films)}
+  else:
+    sizes = torch.tensor(np.ascontiguousarray(arrays['image_sizes']))
+    shown = sized(model, sizes)
+    shown['pixel_values'] = torch.tensor(arrays['pixel_values'])
   out = model(
     **{name: torch.tensor(arrays[name], dtype=torch.int64) for name in ids},
-    **sized(model, sizes),
-    pixel_values=torch.tensor(arrays['pixel_values']),
+    **shown,
     output_attentions=True,
   )
   weights_LNTS = np.stack([w[0].double().numpy() for w in out.attentions])

@@ -4,13 +4,19 @@ Features of 28 x 28 pixels (Qwen3-VL: 32), as released; pictures of up to 48.
 Videos have, as released, no file of their own but in Qwen3-VL.
 """
 
+from collections.abc import Mapping
 import json
 import pathlib
 
+import numpy as np
 import transformers
 
+from corejax import regions
 from helpers import hf_qwen
 from helpers import tiny_tokenizer
+from helpers import torch_only
+
+torch = torch_only.torch
 
 SPECIALS = (
   '<|im_start|>',
@@ -140,3 +146,39 @@ def hf_processor(path: pathlib.Path):
   """transformers' image processor (PIL) of a folder."""
   config = json.loads((path / 'preprocessor_config.json').read_text())
   return transformers.Qwen2VLImageProcessorPil(**config)
+
+
+@torch.no_grad()
+def masses(model, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+  """Region masses from transformers' attentions, summed in float64.
+
+  Args:
+    model: of `folder`.
+    arrays: what `inspect` writes.
+
+  Returns:
+    float64 [L, N, Q, R].
+  """
+  ids = ('input_ids', 'attention_mask', 'position_ids')
+  shown = {
+    name: arrays[name]
+    for name in (
+      *('image_grid_thw', 'pixel_values'),
+      *('video_grid_thw', 'pixel_values_videos'),
+    )
+    if len(arrays.get(name, ()))
+  }
+  grids = [name for name in shown if name.endswith('thw')]
+  out = model(
+    **{n: torch.tensor(arrays[n], dtype=torch.int64) for n in (*ids, *grids)},
+    **{n: torch.tensor(x) for n, x in shown.items() if n not in grids},
+    output_attentions=True,
+  )
+  weights_LNTS = np.stack([w[0].double().numpy() for w in out.attentions])
+  shape = len(regions.QUERY_SETS), len(regions.REGIONS)
+  result = np.zeros((*weights_LNTS.shape[:2], *shape))
+  for q, r in np.ndindex(*shape):
+    rows = arrays['rows'][arrays['row_set'] == q]
+    keys = arrays['region'] == r
+    result[:, :, q, r] = weights_LNTS[:, :, rows][..., keys].sum(-1).mean(-1)
+  return result

@@ -266,6 +266,15 @@ def test_whole_model_with_the_xla_kernel(name, get):
   _check_whole(get(name), dispatch.attend('xla'))
 
 
+# llama and qwen2: test_llava_ablation_parity.
+@pytest.mark.parametrize('name', ['mistral_window', 'qwen3_normed'])
+def test_zeroed_heads(name, get):
+  case = get(name)
+  parity.check_zeroed(
+    modeling.forward, case.model, case.torch_model, case.batch, case.hf
+  )
+
+
 def test_narrower_of_two_windows_binds(get):
   """The caller's mask has a window and so has the model (7)."""
   case = get('mistral_window')

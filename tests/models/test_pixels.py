@@ -136,6 +136,46 @@ def test_strips_that_would_blow_up_are_refused(name):
   assert caught.value.reason is errors.Reason.MEDIA_TOO_LARGE
 
 
+def test_frames_are_resized_as_torch_does_it():
+  """And so as torchvision; in any order the steps' rounding is another."""
+  torch = pytest.importorskip('torch', reason='the reference is torch')
+  rng, orders = np.random.default_rng(0), []
+  sizes = [rng.integers(20, 160, (2, 2)) for _ in range(40)]
+  for (width, height), new_size in [*sizes, ((60, 90), (70, 32))]:
+    spec = pixels.PixelSpec(
+      pad=False,
+      size=('exact', *new_size[::-1]),
+      resample=Image.Resampling.BICUBIC,
+      crop=None,
+      rescale=None,
+      mean=None,
+      std=None,
+      pad_mean=(0, 0, 0),
+      across_first=True,
+    )
+    # Squares: their edges ring, and where they do, values are cut off.
+    noise = pictures.noise(rng, 20, 20).repeat(8, 0).repeat(8, 1)
+    noise = noise[:height, :width]
+    expected = torch.nn.functional.interpolate(
+      torch.tensor(noise).permute(2, 0, 1)[None],
+      size=tuple(new_size[::-1]),
+      mode='bicubic',
+      antialias=True,
+    )[0].numpy()
+    got = pixels.run(spec, noise)
+    assert np.abs(got - expected).max() <= 2
+    down = Image.fromarray(noise).resize((width, new_size[1]), spec.resample)
+    down = np.array(down.resize(tuple(new_size), spec.resample))
+    orders.append(np.abs(down.transpose(2, 0, 1) - expected).max())
+  assert np.median(orders) > 4
+  tall = dataclasses.replace(spec, size=('exact', 448, 448))
+  with pytest.raises(
+    errors.Rejected, match='frame resized across is 448x'
+  ) as e:
+    pixels.plan(tall, (1, 10**6))
+  assert e.value.reason is errors.Reason.MEDIA_TOO_LARGE
+
+
 def test_strips_of_which_nothing_is_left_are_refused():
   sizes = {'shortest_edge': 336, 'longest_edge': 336}
   config = dict(_config('llava'), size=sizes)

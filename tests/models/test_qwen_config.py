@@ -10,17 +10,8 @@ import transformers
 
 from corejax import errors
 from corejax.models import rope
-from corejax.models import sharding
-from corejax.models import weights as weights_lib
 from corejax.models.qwen_vl import config as config_lib
-from corejax.models.qwen_vl import modeling
-from corejax.models.qwen_vl import weights
 from helpers import qwen_released
-from helpers import torch_only
-
-torch = torch_only.torch
-
-P = jax.sharding.PartitionSpec
 
 
 def _read(folder, raw: dict) -> config_lib.QwenVlConfig:
@@ -28,63 +19,14 @@ def _read(folder, raw: dict) -> config_lib.QwenVlConfig:
   return config_lib.read(folder, raw['model_type'])
 
 
-# layers, heads, kv heads: the README's table.
-_SIZES = {
-  'Qwen2-VL-2B-Instruct': (28, 12, 2),
-  'Qwen2-VL-7B-Instruct': (28, 28, 4),
-  'Qwen2-VL-72B-Instruct': (80, 64, 8),
-  'Qwen2.5-VL-3B-Instruct': (36, 16, 2),
-  'Qwen2.5-VL-7B-Instruct': (28, 28, 4),
-  'Qwen2.5-VL-32B-Instruct': (64, 40, 8),
-  'Qwen2.5-VL-72B-Instruct': (80, 64, 8),
-  'Qwen3-VL-2B-Instruct': (28, 16, 8),
-  'Qwen3-VL-4B-Instruct': (36, 32, 8),
-  'Qwen3-VL-8B-Instruct': (36, 32, 8),
-  'Qwen3-VL-32B-Instruct': (64, 64, 8),
-  'Qwen3-VL-30B-A3B-Instruct': (48, 32, 4),
-  'Qwen3-VL-235B-A22B-Instruct': (94, 64, 4),
-}
-
-
 @pytest.mark.parametrize('name', qwen_released.NAMES)
 def test_released(name, tmp_path):
-  """Every tensor that transformers' model has, and no other."""
+  """What test_released.py does not ask of every family."""
   config = _read(tmp_path, qwen_released.config(name))
-  text = config.text
-  assert (text.n_layers, text.n_heads, text.n_kv_heads) == _SIZES[name]
   is_third = config.kind.startswith('qwen3')
   sections = (24, 20, 20) if is_third else (16, 24, 24)
+  text = config.text
   assert text.head_dim == 128 and text.rope.sections == sections
-  hf = transformers.AutoConfig.from_pretrained(tmp_path)
-  with torch.device('meta'):
-    theirs = transformers.AutoModelForImageTextToText.from_config(hf)
-  expected = {k: tuple(v.shape) for k, v in theirs.state_dict().items()}
-  if hf.tie_word_embeddings:
-    del expected['lm_head.weight']
-  rules = weights.make_map(config)
-  entries = {entry.path: entry for entry in rules.entries}
-  found = {}
-  shapes = weights_lib.shapes(modeling.abstract(config, jnp.dtype('bfloat16')))
-  for path, shape in shapes.items():
-    entry = entries[path]
-    single = shape[1:] if entry.stacked else shape
-    for layer in range(shape[0] if entry.stacked else 1):
-      in_file = entry.file_shape(single)
-      if entry.swap:  # in memory they are the other way round
-        in_file = (in_file[0], in_file[2], in_file[1])
-      found[entry.name.replace('{}', str(layer))] = in_file
-  assert found == expected
-  hub = list(expected)
-  if not is_third:
-    hub = [k.replace('model.language_model.', 'model.') for k in hub]
-    hub = [k.replace('model.visual.', 'visual.') for k in hub]
-  assert {rules.rename(k) for k in hub} == set(expected)
-  whole = {
-    path
-    for path, shape in shapes.items()
-    if np.prod(shape) > 1 << 22 and sharding.RULES.spec(path, shape, 1) == P()
-  }
-  assert whole <= {'language.layers.mlp.router.weight'}
 
 
 def test_positions_of_the_slots():

@@ -1,7 +1,8 @@
 """Videos of families that show a frame as one tile: ids, pixels, layout.
 
-Frames' pixels are those of the families' PIL image processors; transformers'
-own video processors resize with torchvision, which rounds otherwise.
+Frames' pixels are those of the families' PIL image processors, resized across
+first; transformers' own video processors do so with torchvision, which rounds
+otherwise (test_pixels.py).
 """
 
 import dataclasses
@@ -59,6 +60,8 @@ def _open(data):
 def _theirs(key, reference, image) -> np.ndarray:
   """[3, side, side], a frame by the family's PIL image processor."""
   images = reference.image_processor
+  across = (images.size['width'], image.height)
+  image = image.resize(across, Image.Resampling.BICUBIC)
   if key == 'internvl_flax':
     made = images(image, return_tensors='np', crop_to_patches=False)
     return made['pixel_values'][0]
