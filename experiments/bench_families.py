@@ -29,7 +29,6 @@ from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
 
 if TYPE_CHECKING:
-  from corejax.experiments import bench_model
   from corejax.experiments import bench_processes
 
 setting = config_lib.setting
@@ -50,29 +49,20 @@ _AIM = 1.0  # CPU seconds, ours over theirs
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(bench_sides.Sizes):
   """Settings of a run."""
+
+  per_head = 4
 
   families: str = setting('all', f'comma-separated: {", ".join(FAMILIES)}')
   length: int = setting(2048, 'tokens of the prompt')
   pairs: int = setting(6, 'rounds of each family')
-  cores: int = setting(0, 'cores that every side gets; 0 is all there are')
-  layers: int = setting(8, 'layers of the decoder')
-  heads: int = setting(16, 'heads of the decoder')
-  hidden: int = setting(1024, 'width of the decoder')
-  mlp: int = setting(2752, "width of the decoder's MLP")
-  vocab: int = setting(32000, 'words')
-  tower_layers: int = setting(2, 'layers of the tower')
-  tower_heads: int = setting(4, 'heads of the tower')
-  tower_hidden: int = setting(256, 'width of the tower')
-  image_size: int = setting(336, 'pixels along each side of a tile')
-  patch_size: int = setting(14, 'pixels along each side of a patch')
-  seed: int = setting(0, 'seed of weights, tokens and pixels')
   out: str = setting(
     'runs/bench_families', 'run folder; what it holds is replaced'
   )
 
   def __post_init__(self):
+    super().__post_init__()
     chosen = self.chosen
     unknown = [name for name in chosen if name not in FAMILIES]
     if unknown or not chosen or len(set(chosen)) < len(chosen):
@@ -80,17 +70,6 @@ class Config:
         f'--families={self.families}: give all, or each of '
         f'{", ".join(FAMILIES)} at most once'
       )
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      least = 0 if field.name in ('cores', 'seed') else 1
-      if type(value) is int and value < least:
-        raise errors.UserError(f'--{field.name}={value}: give {least} or more')
-    for heads, width in (('heads', 'hidden'), ('tower_heads', 'tower_hidden')):
-      if getattr(self, width) % (4 * getattr(self, heads)):
-        raise errors.UserError(
-          f'--{width}={getattr(self, width)}: must be a multiple of four times '
-          f'--{heads}={getattr(self, heads)}'
-        )
     if self.heads > 4 and self.heads % 4:
       raise errors.UserError(
         f'--heads={self.heads}: must be a multiple of the four that share keys'
@@ -107,14 +86,6 @@ class Config:
     if self.families == 'all':
       return FAMILIES
     return tuple(s.strip() for s in self.families.split(',') if s.strip())
-
-  def spec(self, family: str) -> bench_model.Spec:
-    """Sizes of a family's model."""
-    from corejax.experiments import bench_model
-
-    names = {field.name for field in dataclasses.fields(bench_model.Spec)}
-    sizes = {name: getattr(self, name) for name in names - {'family'}}
-    return bench_model.Spec(**sizes, family=family)
 
 
 @dataclasses.dataclass(frozen=True)

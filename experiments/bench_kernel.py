@@ -27,6 +27,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from corejax import errors
+from corejax.experiments import bench_sides
 from corejax.experiments import cli as cli_lib
 from corejax.experiments import config as config_lib
 
@@ -75,11 +76,7 @@ class Config:
       raise errors.UserError(
         f'--lengths={self.lengths}: give whole numbers, as 4096,8192'
       )
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      least = 0 if field.name in ('cores', 'seed', 'sink') else 1
-      if type(value) is int and value < least:
-        raise errors.UserError(f'--{field.name}={value}: give {least} or more')
+    bench_sides.check_least(self, ('cores', 'seed', 'sink'))
     words = self.blocks.split(',') if self.blocks else []
     if words and not (
       len(words) == 3 and all(w.isdecimal() and int(w) for w in words)
@@ -164,41 +161,21 @@ class Result:
   out: pathlib.Path
 
 
-def _torch_program() -> pathlib.Path:
-  """torch's side.
-
-  Raises:
-    UserError: it, or torch, is not here.
-  """
-  import importlib.util
-
-  from corejax.experiments import bench_processes
-
-  path = bench_processes.ROOT / 'tests/helpers/bench_torch.py'
-  missing = '' if path.exists() else f'{path} (a checkout of the project)'
-  if importlib.util.find_spec('torch') is None:
-    missing = 'torch'
-  if missing:
-    raise errors.UserError(
-      f'--sides: {TORCH} needs {missing}; install it, or give '
-      f'--sides={",".join(s for s in SIDES if s != TORCH)}'
-    )
-  return path
+def _torch_program() -> str:
+  """torch's side; see bench_sides.torch_program."""
+  who, others = f'--sides: {TORCH}', SIDES[:-1]
+  return bench_sides.torch_program('bench_torch.py', who, others)
 
 
 def start(side: str, spec: bench_attention.Spec) -> bench_processes.Side:
   """A side's process; a context manager, not ready yet."""
   from corejax.experiments import bench_attention
-  from corejax.experiments import bench_processes
 
   program = ['-m', 'corejax.experiments.bench_attention']
   if side == TORCH:
-    program = [str(_torch_program())]
-  return bench_processes.Side(
-    side,
-    [*program, bench_attention.request(side, spec)],
-    env={'JAX_PLATFORMS': 'cpu', 'TF_CPP_MIN_LOG_LEVEL': '2'},
-    path=(bench_processes.ROOT, bench_processes.ROOT / 'tests'),
+    program = [_torch_program()]
+  return bench_sides.process(
+    side, *program, bench_attention.request(side, spec)
   )
 
 

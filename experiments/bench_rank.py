@@ -39,7 +39,7 @@ _LONG = 4096  # tokens; shorter prompts are measured twice as often
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(bench_sides.Sizes):
   """Settings of a run."""
 
   lengths: str = setting('1024,2048,4096', 'tokens of the prompts')
@@ -47,24 +47,13 @@ class Config:
   pairs: int = setting(
     10, f'rounds at {_LONG} tokens or more; twice as many below'
   )
-  cores: int = setting(0, 'cores that every side gets; 0 is all there are')
-  layers: int = setting(8, 'layers of the decoder')
-  heads: int = setting(16, 'heads of the decoder')
-  hidden: int = setting(1024, 'width of the decoder')
-  mlp: int = setting(2752, "width of the decoder's MLP")
-  vocab: int = setting(32000, 'words')
-  tower_layers: int = setting(2, 'layers of the tower')
-  tower_heads: int = setting(4, 'heads of the tower')
-  tower_hidden: int = setting(256, 'width of the tower')
-  image_size: int = setting(336, 'pixels along each side of a picture')
-  patch_size: int = setting(14, 'pixels along each side of a patch')
   profile: bool = setting(
     False, 'also say where the time of our forward with RAM goes'
   )
-  seed: int = setting(0, 'seed of weights, tokens and pixels')
   out: str = setting('runs/bench_rank', 'run folder; what it holds is replaced')
 
   def __post_init__(self):
+    super().__post_init__()
     unknown = [s for s in self.chosen if s not in SIDES]
     if unknown or not self.chosen or len(set(self.chosen)) < len(self.chosen):
       raise errors.UserError(
@@ -74,30 +63,11 @@ class Config:
       raise errors.UserError(
         f'--lengths={self.lengths}: give whole numbers, as 1024,4096'
       )
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      least = 0 if field.name in ('cores', 'seed') else 1
-      if type(value) is int and value < least:
-        raise errors.UserError(f'--{field.name}={value}: give {least} or more')
-    for heads, width in (('heads', 'hidden'), ('tower_heads', 'tower_hidden')):
-      if getattr(self, width) % (2 * getattr(self, heads)):
-        raise errors.UserError(
-          f'--{width}={getattr(self, width)}: must be an even multiple of '
-          f'--{heads}={getattr(self, heads)}'
-        )
 
   @property
   def chosen(self) -> tuple[str, ...]:
     """The sides."""
     return tuple(s.strip() for s in self.sides.split(',') if s.strip())
-
-  def spec(self) -> bench_model.Spec:
-    """Sizes of the model."""
-    from corejax.experiments import bench_model
-
-    names = {field.name for field in dataclasses.fields(bench_model.Spec)}
-    sizes = {name: getattr(self, name) for name in names - {'family'}}
-    return bench_model.Spec(**sizes)
 
   def rounds(self, length: int) -> int:
     return self.pairs if length >= _LONG else 2 * self.pairs
@@ -339,7 +309,7 @@ def run(config: Config) -> Result:
     bench_model.prompt(spec, length)
   packages = []
   if not set(config.chosen) <= set(bench_sides.OURS):
-    bench_sides.hf_program()
+    bench_sides.hf_program(without=bench_sides.OURS)
     packages = ['torch']
   with cli_lib.Stop() as stop, bench_processes.on_cores(config.cores):
     machine = bench_processes.machine()

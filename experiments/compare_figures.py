@@ -166,7 +166,7 @@ def structure(comparison: compare_lib.Comparison) -> bytes:
       axes.errorbar(
         row.value,
         i,
-        xerr=_error(row),
+        xerr=figures.bar(row),
         capsize=2,
         **styles[name],
       )
@@ -210,12 +210,6 @@ def structure(comparison: compare_lib.Comparison) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=6, frameon=False)
   return figures.png(figure, 130)
-
-
-def _error(row: structure_lib.Structure) -> list[list[float]] | None:
-  if not math.isfinite(row.low):
-    return None
-  return [[row.value - row.low], [row.high - row.value]]
 
 
 def curves(points: Sequence[compare_runs.CurvePoint]) -> bytes:

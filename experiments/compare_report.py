@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 import math
 
@@ -41,18 +40,14 @@ def page(
   """
   agreements = comparison.agreements if comparison is not None else ()
   structures = comparison.structures if comparison is not None else ()
-  return report.render(
+  return report.plain(
     'compare.html',
-    {},
     {
       'runs': runs,
       'links': {run.label: (links or {}).get(run.label, ()) for run in runs},
       'lead': [*_lead(comparison, curves), *_cross_lead(cells)],
       'cells': [_cell(cell) for cell in cells],
-      'figures': {
-        name: f'data:image/png;base64,{base64.b64encode(content).decode()}'
-        for name, content in figures.items()
-      },
+      'figures': figures,
       'agreements': [_agreement(row) for row in agreements[:_MOST_ROWS]],
       'sets': compare_text.set_lines(comparison) if comparison else [],
       'structures': [
@@ -67,7 +62,6 @@ def page(
         'curves': bool(curves),
       },
     },
-    scripts=(),
   )
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 import io
+import math
 import textwrap
+from typing import Any
 
 from matplotlib import figure as mpl_figure
 from matplotlib import patches as mpl_patches
@@ -21,6 +23,26 @@ def png(figure: mpl_figure.Figure, dpi: int) -> bytes:
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=dpi, bbox_inches='tight')
   return buffer.getvalue()
+
+
+def bars(estimates: Sequence[Any]) -> list[list[float]]:
+  """For errorbar, of things with value, low and high.
+
+  Of length 0 where there is no interval, or rounding put a bound a hair past
+  its value.
+  """
+  return [
+    [max(length, 0.0) if math.isfinite(length) else 0.0 for length in lengths]
+    for lengths in (
+      [each.value - each.low for each in estimates],
+      [each.high - each.value for each in estimates],
+    )
+  ]
+
+
+def bar(estimate: Any) -> list[list[float]] | None:
+  """Of one; None, which draws no bar at all, where it has no interval."""
+  return bars([estimate]) if math.isfinite(estimate.low) else None
 
 
 def heatmap(

@@ -87,7 +87,14 @@ def _told(failed: Callable[[str], str]) -> Iterator[None]:
 
 
 class Saved:
-  """The checkpoints of a run, the last two."""
+  """The checkpoints of a run, the last two.
+
+  All arrays are written as one transaction: on a full disk one thing fails,
+  once. Orbax's default, a write for every array, closes its event loop at the
+  first that fails, and each that is still under way then prints a traceback
+  of the closed loop. Hence also no files beside the arrays (of shardings and
+  of array metadata), which nothing here reads.
+  """
 
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
@@ -95,11 +102,22 @@ class Saved:
     import orbax.checkpoint as ocp
 
     self._ocp = ocp
+    arrays = ocp.type_handlers.ArrayHandler(
+      enable_write_sharding_file=False, array_metadata_store=None
+    )
+    # Without a limit of the bytes under way, which PyTreeCheckpointHandler
+    # alone would set: with one there is no transaction.
+    tree = ocp.BasePyTreeCheckpointHandler(
+      type_handler_registry=ocp.type_handlers.create_type_handler_registry(
+        (jax.Array, arrays)
+      )
+    )
     self._manager = ocp.CheckpointManager(
       folder.resolve(),
       options=ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False
       ),
+      item_handlers=ocp.PyTreeCheckpointHandler(handler_impl=tree),
     )
 
   def __enter__(self):
@@ -123,7 +141,7 @@ class Saved:
         'checkpoints are kept: make room and run the same command again'
       )
     ):
-      self._manager.save(place.step, args=self._ocp.args.StandardSave(tree))
+      self._manager.save(place.step, args=self._ocp.args.PyTreeSave(tree))
 
   def restore(self, place: _Place) -> None:
     """Puts the last checkpoint, if there is any, into `place`.
@@ -141,8 +159,9 @@ class Saved:
         'remove this folder and run the same command again'
       )
     ):
+      placed = self._ocp.checkpoint_utils.construct_restore_args(like)
       tree = self._manager.restore(
-        step, args=self._ocp.args.StandardRestore(like)
+        step, args=self._ocp.args.PyTreeRestore(like, restore_args=placed)
       )
     leaves, shape = jax.tree.flatten(place.state)
     place.state = jax.tree.unflatten(
@@ -155,8 +174,8 @@ def _tree(place: _Place) -> dict[str, Any]:
   """As it is saved: leaves by number, since optax's own classes may change."""
   return {
     'state': {str(i): x for i, x in enumerate(jax.tree.leaves(place.state))},
-    'step': np.asarray(place.step, np.int32),
-    'moved': np.asarray(place.moved, np.int32),
+    'step': jnp.asarray(place.step, jnp.int32),
+    'moved': jnp.asarray(place.moved, jnp.int32),
   }
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-import math
 
 from matplotlib import figure as mpl_figure
 
@@ -68,7 +66,7 @@ def speed(
       axes.errorbar(
         tokens,
         [up.value for up in ups],
-        yerr=_bars(ups),
+        yerr=figures.bars(ups),
         fmt='o-',
         capsize=2,
         color=colour,
@@ -161,14 +159,6 @@ def _curves(axes, rows) -> None:
     )
 
 
-def _bars(ratios) -> list[list[float]]:
-  """Error bars; none where there is no interval."""
-  return [
-    [max(r.value - r.low, 0.0) if math.isfinite(r.low) else 0 for r in ratios],
-    [max(r.high - r.value, 0.0) if math.isfinite(r.low) else 0 for r in ratios],
-  ]
-
-
 def _kind(table: Sequence[prefill_table.Row]) -> str:
   """The kind of row that is shown where kinds do not differ."""
   return next(iter(dict.fromkeys(row.kind for row in table)))
@@ -196,26 +186,20 @@ def page(
   """
   longest = [each for each in compared if each.row.scale is scales[-1]]
   shown = longest[len(longest) // 2 :][:1]
-  return report.render(
+  return report.plain(
     'prefill.html',
-    {},
     {
       'about': about,
       'lead': [
         words for each in shown for words in prefill_words.verdict(each)
       ],
-      'speed': _url(pictures[0]),
-      'accuracy': _url(pictures[1]),
+      'speed': pictures[0],
+      'accuracy': pictures[1],
       'tables': [(scale, _table(table, scale)) for scale in scales],
       'summary': summary,
       'batch_size': batch_size,
     },
-    scripts=(),
   )
-
-
-def _url(picture: bytes) -> str:
-  return f'data:image/png;base64,{base64.b64encode(picture).decode()}'
 
 
 def _table(table, scale) -> list[dict[str, str]]:

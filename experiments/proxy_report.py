@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 import math
 
@@ -75,17 +74,12 @@ def figure(judged: Sequence[judge_lib.Judged], title: str) -> bytes:
 
 
 def _point(axes, y, estimate, mark, colour, filled=True) -> None:
-  value, low, high = estimate.value, estimate.low, estimate.high
-  if not math.isfinite(value):
+  if not math.isfinite(estimate.value):
     return
-  error = None
-  if math.isfinite(low):
-    # Rounding may put a bound a hair past its value.
-    error = [[max(value - low, 0.0)], [max(high - value, 0.0)]]
   axes.errorbar(
-    value,
+    estimate.value,
     y,
-    xerr=error,
+    xerr=figures.bar(estimate),
     fmt=mark,
     color=colour,
     markersize=4.5,
@@ -108,14 +102,12 @@ def page(
     summary: as the command prints it.
     about: the run.
   """
-  encoded = base64.b64encode(picture).decode()
-  return report.render(
+  return report.plain(
     'proxy.html',
-    {},
     {
       'about': about,
       'rows': [_row(each) for each in judged],
-      'figure': f'data:image/png;base64,{encoded}',
+      'figure': picture,
       'lead': [
         line.removeprefix('so: ')
         for line in summary
@@ -124,7 +116,6 @@ def page(
       'summary': summary,
       'n_cut': len(judged[0].heads),
     },
-    scripts=(),
   )
 
 

@@ -269,6 +269,7 @@ def render(
     lstrip_blocks=True,
   )
   environment.filters['percent'] = percent
+  environment.filters['png'] = _png
   parts = ''.join((_ASSETS / name).read_text('utf-8') for name in scripts)
   script = f"(() => {{\n'use strict';\n{parts}}})();\n"
   style = (_ASSETS / 'style.css').read_text('utf-8')
@@ -280,6 +281,16 @@ def render(
     style_hash=_hash(style),
     data=_json(data),
   )
+
+
+def plain(template: str, values: Mapping[str, Any]) -> str:
+  """A page without a script, as `render` makes it."""
+  return render(template, {}, values, scripts=())
+
+
+def _png(content: bytes) -> str:
+  """A picture as the page's own URL."""
+  return f'data:image/png;base64,{base64.b64encode(content).decode()}'
 
 
 def _hash(text: str) -> str:

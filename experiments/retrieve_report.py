@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-import math
 
 from matplotlib import figure as mpl_figure
 
@@ -39,16 +37,12 @@ def figure(table: Sequence[retrieve_table.Row], title: str) -> bytes:
     for place, (name, rows) in enumerate(groups.items()):
       colour, style, mark = _STYLES[name]
       levels = [row.micro for row in rows]
-      bars = [
-        [_bar(level.value - level.low) for level in levels],
-        [_bar(level.high - level.value) for level in levels],
-      ]
       # Beside one another: bars on one place hide each other.
       places = [i + 0.07 * (place - len(groups) / 2) for i in range(len(rows))]
       axes.errorbar(
         places,
         [level.value for level in levels],
-        yerr=bars,
+        yerr=figures.bars(levels),
         color=colour,
         linestyle=style,
         marker=mark,
@@ -76,11 +70,6 @@ def figure(table: Sequence[retrieve_table.Row], title: str) -> bytes:
   return figures.png(picture, 130)
 
 
-def _bar(length: float) -> float:
-  """Of an error bar; none where there is no interval, or by rounding."""
-  return max(length, 0.0) if math.isfinite(length) else 0.0
-
-
 def page(
   table: Sequence[retrieve_table.Row],
   picture: bytes,
@@ -97,16 +86,14 @@ def page(
     about: the run.
     pages: of a chunk.
   """
-  encoded = base64.b64encode(picture).decode()
-  return report.render(
+  return report.plain(
     'retrieve.html',
-    {},
     {
       'about': about,
       'lead': [
         line.removeprefix('so: ') for line in summary if line.startswith('so: ')
       ],
-      'figure': f'data:image/png;base64,{encoded}',
+      'figure': picture,
       'tables': [
         (what, ks, _cells(table, what))
         for what, ks in retrieve_table.KS.items()
@@ -115,7 +102,6 @@ def page(
       'summary': summary,
       'pages': pages,
     },
-    scripts=(),
   )
 
 

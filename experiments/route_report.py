@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-import math
 
 from matplotlib import figure as mpl_figure
 
@@ -39,16 +37,10 @@ def figure(table: Sequence[route_table.Row], title: str) -> bytes:
     for row in mine:
       retrieval = row.kind == timed_table.RETRIEVAL
       level = row.level
-      error = None
-      if math.isfinite(level.low):
-        error = [
-          [max(level.value - level.low, 0.0)],
-          [max(level.high - level.value, 0.0)],
-        ]
       right.errorbar(
         level.value,
         y if retrieval else y + 0.25,
-        xerr=error,
+        xerr=figures.bar(level),
         fmt='o' if retrieval else 'D',
         color=colour,
         markersize=4.5,
@@ -91,21 +83,18 @@ def page(
     picture: as `figure` drew it.
     probe_rows: last rows that the probe looks from.
   """
-  encoded = base64.b64encode(picture).decode()
   budgets = dict.fromkeys(row.n_dense for row in table)
   lead = [line for n in budgets for line in route_table.verdict(table, n)]
-  return report.render(
+  return report.plain(
     'route.html',
-    {},
     {
       'about': about,
       'lead': lead,
-      'figure': f'data:image/png;base64,{encoded}',
+      'figure': picture,
       'rows': [_row(row) for row in table],
       'summary': summary,
       'probe_rows': probe_rows,
     },
-    scripts=(),
   )
 
 

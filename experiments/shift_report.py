@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 import io
-import math
 from typing import Any
 
 from matplotlib import figure as mpl_figure
@@ -162,14 +160,10 @@ def _column(
 
 
 def _bar(axes, x, e, mark, colour, label) -> None:
-  error = None
-  if math.isfinite(e.low):
-    # Rounding may put a bound a hair past its value.
-    error = [[max(e.value - e.low, 0.0)], [max(e.high - e.value, 0.0)]]
   axes.errorbar(
     x,
     e.value,
-    yerr=error,
+    yerr=figures.bar(e),
     fmt=mark,
     color=colour,
     markersize=4,
@@ -182,12 +176,12 @@ def _bar(axes, x, e, mark, colour, label) -> None:
 
 def shown(
   config: Any, levels: Sequence[shift_levels.Level]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
   """What the evidence of a first example looks like at each level.
 
   Returns:
-    'name' of the level and 'picture', a PNG as a data URL: pixels as they are
-    stored, around the evidence.
+    'name' of the level and 'picture', a PNG: pixels as they are stored, around
+    the evidence.
   """
   split = ablate_sets.splits(config)[1]
   found = []
@@ -209,14 +203,10 @@ def _start(centre: float, size: int) -> int:
   return int(min(max(0, round(centre - _CROP / 2)), max(0, size - _CROP)))
 
 
-def _png(pixels: np.ndarray) -> str:
+def _png(pixels: np.ndarray) -> bytes:
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, 'PNG')
-  return _url(buffer.getvalue())
-
-
-def _url(png: bytes) -> str:
-  return f'data:image/png;base64,{base64.b64encode(png).decode()}'
+  return buffer.getvalue()
 
 
 def page(
@@ -225,7 +215,7 @@ def page(
   summary: Sequence[str],
   about: report.About,
   picture: bytes,
-  examples: Sequence[Mapping[str, str]],
+  examples: Sequence[Mapping[str, Any]],
   mode: str,
 ) -> str:
   """The report.
@@ -242,9 +232,8 @@ def page(
   rows = [_row('usual scenes', '', table.usual)]
   for axis in table.axes:
     rows += [_row(axis, point.level.text, point) for point in table.of(axis)]
-  return report.render(
+  return report.plain(
     'shift.html',
-    {},
     {
       'about': about,
       'lead': [shift_table.verdict(table, axis) for axis in table.axes],
@@ -257,13 +246,12 @@ def page(
       },
       'usual': usual,
       'axes': {axis: shift_levels.TITLES[axis] for axis in table.axes},
-      'figure': _url(picture),
+      'figure': picture,
       'examples': examples,
       'rows': rows,
       'summary': summary,
       'mode': ablate_report.MODES[mode],
     },
-    scripts=(),
   )
 
 

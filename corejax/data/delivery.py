@@ -14,6 +14,7 @@ from typing import Any
 
 from corejax.data import example as example_lib
 from corejax.data import recorded
+from corejax.data import wrapped
 
 CHOICES = ('auto', 'clip', 'pictures')
 CLIP, PICTURES = CHOICES[1:]
@@ -28,36 +29,12 @@ def as_pictures(example: example_lib.Example) -> example_lib.Example:
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
-  """Another source, its clips as pictures; an example.Source itself.
-
-  Attributes:
-    source: has `cluster(index)` beside what an example.Source has.
-  """
-
-  source: Any
-
-  @property
-  def name(self) -> str:
-    return self.source.name
-
-  @property
-  def split(self) -> str:
-    return self.source.split
+class Pictures(wrapped.Wrapped):
+  """Another source, its clips as pictures; an example.Source itself."""
 
   @property
   def fingerprint(self) -> str:
     return recorded.digest(self.source.fingerprint, PICTURES)
-
-  def cluster(self, index: int) -> str:
-    return self.source.cluster(index)
-
-  def inner_index(self, index: int) -> int:
-    """Which record of `source` it is."""
-    return index
-
-  def __len__(self) -> int:
-    return len(self.source)
 
   def __getitem__(self, index: int) -> example_lib.Example:
     return as_pictures(self.source[index])

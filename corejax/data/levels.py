@@ -10,11 +10,11 @@ whole   whole pages and frames for all, so that sets compare
 
 from collections.abc import Sequence
 import dataclasses
-from typing import Any
 
 from corejax import errors
 from corejax.data import example as example_lib
 from corejax.data import recorded
+from corejax.data import wrapped
 
 CHOICES = ('best', 'boxes', 'whole')
 
@@ -28,38 +28,18 @@ def whole(
 
 
 @dataclasses.dataclass(frozen=True)
-class Level:
+class Level(wrapped.Wrapped):
   """Another source, its evidence taken one way; an example.Source itself.
 
   Attributes:
-    source: has `cluster(index)` beside what an example.Source has.
     evidence: 'boxes' or 'whole'.
   """
 
-  source: Any
   evidence: str
-
-  @property
-  def name(self) -> str:
-    return self.source.name
-
-  @property
-  def split(self) -> str:
-    return self.source.split
 
   @property
   def fingerprint(self) -> str:
     return recorded.digest(self.source.fingerprint, self.evidence)
-
-  def cluster(self, index: int) -> str:
-    return self.source.cluster(index)
-
-  def inner_index(self, index: int) -> int:
-    """Which record of `source` it is."""
-    return index
-
-  def __len__(self) -> int:
-    return len(self.source)
 
   def __getitem__(self, index: int) -> example_lib.Example:
     example = self.source[index]

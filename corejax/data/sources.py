@@ -16,6 +16,7 @@ from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import levels
 from corejax.data import prepared
+from corejax.data import wrapped
 from corejax.data.scenes import haystack
 from corejax.data.scenes import scene as scene_lib
 from corejax.data.scenes import source as scenes
@@ -87,28 +88,15 @@ def remarks(source: Any) -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class First:
+class First(wrapped.Wrapped):
   """The first records of another source; an example.Source itself."""
 
-  source: example_lib.Source
   limit: int
-
-  @property
-  def name(self) -> str:
-    return self.source.name
-
-  @property
-  def split(self) -> str:
-    return self.source.split
 
   @property
   def fingerprint(self) -> str:
     text = f'{self.source.fingerprint} first {len(self)}'
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-  def inner_index(self, index: int) -> int:
-    """Which record of `source` it is."""
-    return index
 
   def __len__(self) -> int:
     return min(self.limit, len(self.source))
@@ -120,24 +108,18 @@ class First:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fold:
+class Fold(wrapped.Wrapped):
   """One of several parts of another source; an example.Source itself.
 
   A hash of its cluster's name says in which part a record is, so that no
   cluster is in two.
 
   Attributes:
-    source: has `cluster(index)` beside what an example.Source has.
     part, parts: the part, from 1, and how many there are.
   """
 
-  source: Any
   part: int
   parts: int
-
-  @property
-  def name(self) -> str:
-    return self.source.name
 
   @property
   def split(self) -> str:
@@ -161,7 +143,6 @@ class Fold:
     return 1 + int.from_bytes(digest[:8], 'big') % self.parts
 
   def inner_index(self, index: int) -> int:
-    """Which record of `source` it is."""
     return self._indices[index]
 
   def __len__(self) -> int:

@@ -80,6 +80,7 @@ def test_halves_share_no_cluster_and_make_the_whole():
   assert len({half.fingerprint for half in (*halves, whole)}) == 3
   first = sources.load('scenes_referring', seed=3, split='test:1/2', limit=5)
   assert [first[i].id for i in range(5)] == [halves[0][i].id for i in range(5)]
+  assert halves[1].cluster(4) == halves[1][4].cluster
   with pytest.raises(IndexError):
     halves[0][len(halves[0])]
 

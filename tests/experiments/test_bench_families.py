@@ -139,7 +139,7 @@ def test_a_run_prints_and_writes(tmp_path, capsys):
     ('--families=llava,bert', '--families=llava,bert: give all, or each of'),
     ('--families=', '--families=: give all'),
     ('--pairs=0', '--pairs=0: give 1 or more'),
-    ('--heads=6', '--hidden=1024: must be a multiple of four times --heads=6'),
+    ('--heads=6', '--hidden=1024: must be a multiple of 4 times --heads=6'),
     ('--image_size=42', 'an even number of patches'),
     ('--length=100', '100 tokens has no room for a picture; give 632'),
   ],

@@ -176,7 +176,7 @@ def test_a_run_of_our_sides_prints_and_writes(tmp_path, capsys):
     ('--lengths=1024,x', '--lengths=1024,x: give whole numbers'),
     ('--lengths=100', 'give 632 tokens or more'),
     ('--pairs=0', '--pairs=0: give 1 or more'),
-    ('--heads=3', '--hidden=1024: must be an even multiple of --heads=3'),
+    ('--heads=3', '--hidden=1024: must be a multiple of 2 times --heads=3'),
     ('--cores=4096', '--cores=4096: this process may use'),
   ],
 )
