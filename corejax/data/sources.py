@@ -14,6 +14,7 @@ from typing import Any
 from corejax import errors
 from corejax.data import delivery
 from corejax.data import example as example_lib
+from corejax.data import files
 from corejax.data import levels
 from corejax.data import prepared
 from corejax.data.scenes import haystack
@@ -301,8 +302,7 @@ def load(
     if not data_dir:
       raise errors.UserError(
         f'--data={name}: needs --data_dir, the folder with its files: '
-        f'{_CATALOGUE[name]}; --data=scenes_referring and --data=scenes_pages '
-        'need no files'
+        f'{_CATALOGUE[name]}; {files.ELSEWHERE}'
       )
     if twins:
       raise errors.UserError(f'--data={name}: its questions have no twins')

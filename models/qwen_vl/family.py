@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: folders and hub ids -> a loaded model."""
+"""Qwen2-VL, 2.5, Qwen3-VL, Qwen3-VL-MoE: folders, hub ids -> a loaded model."""
 
 import functools
 from typing import Any
