@@ -38,6 +38,7 @@ def make(
   weights: Any,
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
+  parity: float,
   video: bool = False,
   trained: tuple[str, ...] = (),
   n_blend: Callable[[Any], int] = lambda _: 1,
@@ -49,6 +50,7 @@ def make(
     config, modeling, processing, weights: the family's modules.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
+    parity: what these hold every head's attention to, as of registry.Family.
     video: are videos read?
     trained: trained weights that come with corejax, the default first.
     n_blend: config -> as of registry.Outline.
@@ -108,6 +110,7 @@ def make(
     key=key,
     backbones=backbones,
     towers=towers,
+    parity=parity,
     load=load,
     load_processor=load_processor,
     video=video,

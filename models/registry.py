@@ -16,16 +16,20 @@ from corejax import probe as probe_lib
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
 
+# What the parity tests of a family allow in float32: how far the attention of
+# any head may be from transformers', in any weight.
+PARITY = 2e-5
+
 # key -> module with `FAMILY: Family`, or with that of another name behind ':'
 _MODULES = {
   'llava_flax': 'corejax.models.llava.family',
+  'llava_next_flax': 'corejax.models.llava_next.family',
+  'llava_onevision_flax': 'corejax.models.llava_onevision.family',
+  'internvl_flax': 'corejax.models.internvl.family',
   'qwen2_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_VL',
   'qwen2_5_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_5_VL',
   'qwen3_vl_flax': 'corejax.models.qwen_vl.family:QWEN3_VL',
   'qwen3_vl_moe_flax': 'corejax.models.qwen_vl.family:QWEN3_VL_MOE',
-  'internvl_flax': 'corejax.models.internvl.family',
-  'llava_next_flax': 'corejax.models.llava_next.family',
-  'llava_onevision_flax': 'corejax.models.llava_onevision.family',
 }
 
 
@@ -194,6 +198,7 @@ class Family:
     key: as `--model` spells it.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
+    parity: what these hold every head's attention to, PARITY.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
     outline: (folder, *, dtype) -> Outline, of its config.json alone.
@@ -207,6 +212,7 @@ class Family:
   key: str
   backbones: tuple[str, ...]
   towers: tuple[str, ...]
+  parity: float
   load: Any
   load_processor: Any
   outline: Any

@@ -128,6 +128,7 @@ def _family(kind: str, tower: str) -> registry.Family:
     key=f'{kind}_flax',
     backbones=(backbone,),
     towers=(tower,),
+    parity=registry.PARITY,
     load=functools.partial(load, kind),
     load_processor=functools.partial(load_processor, kind),
     video=True,
