@@ -41,6 +41,7 @@ def make(
   parity: float,
   video: bool = False,
   trained: tuple[str, ...] = (),
+  box_answers: str = 'share',
   n_blend: Callable[[Any], int] = lambda _: 1,
 ) -> registry.Family:
   """A row of the registry.
@@ -53,6 +54,7 @@ def make(
     parity: what these hold every head's attention to, as of registry.Family.
     video: are videos read?
     trained: trained weights that come with corejax, the default first.
+    box_answers: as of registry.Family.
     n_blend: config -> as of registry.Outline.
   """
 
@@ -115,6 +117,7 @@ def make(
     load_processor=load_processor,
     video=video,
     trained=trained,
+    box_answers=box_answers,
     outline=functools.partial(outline, key, config.read, modeling, n_blend),
   )
 

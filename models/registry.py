@@ -207,6 +207,9 @@ class Family:
     video: are videos read?
     video_positions: where the positions of videos differ between versions of
       transformers: what `load` takes as this keyword, the default first.
+    box_answers: how it was trained to write a box, of grounding.CONVENTIONS.
+    resized: folder -> (a picture's (width, height) -> those at which the tower
+      sees it); None where pictures do not keep their shape.
   """
 
   key: str
@@ -219,6 +222,8 @@ class Family:
   trained: tuple[str, ...] = ()
   video: bool = False
   video_positions: tuple[str, ...] = ()
+  box_answers: str = 'share'
+  resized: Callable[[Any], Callable[..., tuple[int, int]]] | None = None
 
 
 def keys() -> tuple[str, ...]:

@@ -19,4 +19,5 @@ FAMILY = families.make(
   towers=('internvit (300M and 6B kinds)',),
   parity=registry.PARITY,
   video=True,
+  box_answers='thousand',
 )

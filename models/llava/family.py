@@ -18,5 +18,6 @@ FAMILY = families.make(
   backbones=('llama', 'mistral', 'qwen2', 'qwen3'),
   towers=('clip', 'siglip'),
   parity=registry.PARITY,
+  box_answers='square',
   trained=('scenes-8x8', 'scenes-4x8'),
 )

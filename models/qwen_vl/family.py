@@ -1,5 +1,6 @@
 """Qwen2-VL, 2.5, Qwen3-VL, Qwen3-VL-MoE: folders, hub ids -> a loaded model."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
@@ -11,6 +12,7 @@ from corejax.models import checkpoint
 from corejax.models import registry
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import modeling
+from corejax.models.qwen_vl import pixels
 from corejax.models.qwen_vl import positions
 from corejax.models.qwen_vl import processing
 from corejax.models.qwen_vl import weights
@@ -121,6 +123,17 @@ def outline(
   )
 
 
+def resized(folder: Any) -> Callable[[tuple[int, int]], tuple[int, int]]:
+  """What a checkpoint's processor makes of a picture's (width, height).
+
+  Raises:
+    UserError: no such folder, or its processor's file is not usable.
+  """
+  return functools.partial(
+    pixels.resized, pixels.read(checkpoint.resolve(folder))
+  )
+
+
 def _family(kind: str, tower: str) -> registry.Family:
   family = config_lib.KINDS[kind]
   backbone = family.backbone + ('_moe' if family.experts else '')
@@ -134,6 +147,8 @@ def _family(kind: str, tower: str) -> registry.Family:
     video=True,
     video_positions=tuple(positions.RULES),
     outline=functools.partial(outline, kind),
+    box_answers='resized' if kind == 'qwen2_5_vl' else 'thousand',
+    resized=resized,
   )
 
 
