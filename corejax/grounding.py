@@ -7,9 +7,11 @@ square    likewise            of the picture padded to a square, in its middle:
                               LLaVA-1.5's training data
 thousand  250 500 750 1000    thousandths: Qwen2-VL, Qwen3-VL, InternVL
 pixel     160 240 480 480     pixels of the stored picture
+resized   161 238 483 476     pixels of the picture as the model's processor
+                              resizes it (here 644 x 476): Qwen2.5-VL
 
-Qwen2.5-VL answers in pixels of the picture as it was resized for it, which is
-not the stored one: multiply first.
+`auto` is the family's (Family.box_answers); where it is not known to us, as of
+LLaVA-NeXT and OneVision, that is `share`.
 
 Areas are plain: no pixel is added to a side. The REFER toolbox adds one to
 both (a box of equal corners has an area there), so that a box within a pixel of
@@ -22,13 +24,14 @@ import re
 
 from corejax.data import example as example_lib
 
-CONVENTIONS = ('share', 'square', 'thousand', 'pixel')
+CONVENTIONS = ('share', 'square', 'thousand', 'pixel', 'resized')
 
 Corners = tuple[float, float, float, float]
 
 # Not scoring's: "12,345,100,200" is four numbers here, one there.
 _NUMBER = re.compile(r'-?(?:\d+(?:\.\d+)?|\.\d+)', re.ASCII)
 _DIGITS = 15  # a longer number is no coordinate
+_KEY = 'bbox_2d'  # before the numbers of Qwen2.5-VL and Qwen3-VL; 2 is none
 
 
 def write_box(corners: Corners, convention: str, size: tuple[int, int]) -> str:
@@ -37,7 +40,7 @@ def write_box(corners: Corners, convention: str, size: tuple[int, int]) -> str:
   Args:
     corners: shares of the picture.
     convention: one of CONVENTIONS.
-    size: (width, height) of the picture in pixels.
+    size: (width, height) of the picture in pixels; of 'resized', after that.
   """
   x_scale, x_shift, y_scale, y_shift = _frame(convention, size)
   x0, y0, x1, y1 = corners
@@ -65,6 +68,7 @@ def _frame(convention: str, size: tuple[int, int]):
     ),
     'thousand': (1000.0, 0.0, 1000.0, 0.0),
     'pixel': (float(width), 0.0, float(height), 0.0),
+    'resized': (float(width), 0.0, float(height), 0.0),
   }[convention]
 
 
@@ -74,17 +78,18 @@ def read_box(
   """The box that a text names, as shares of the picture.
 
   Args:
-    text: holds four numbers and no other, in any brackets.
+    text: holds four numbers and no other, in any brackets; a key `bbox_2d` of
+      JSON counts as none.
     convention: one of CONVENTIONS; None takes shares, or thousandths where a
       number is beyond 1.
-    size: (width, height) of the picture in pixels, which `square` and `pixel`
-      need.
+    size: (width, height) of the picture in pixels, which `square`, `pixel` and
+      `resized` (the resized picture's) need.
 
   Returns:
     x0, y0, x1, y1 with x0 < x1 and y0 < y1, or None: other than four numbers,
     a negative one, or a box without area.
   """
-  found = _NUMBER.findall(text)
+  found = _NUMBER.findall(text.replace(_KEY, ''))
   if len(found) != 4 or max(map(len, found)) > _DIGITS:
     return None
   values = [float(number) for number in found]
@@ -93,7 +98,7 @@ def read_box(
   if convention is None:
     convention = 'share' if max(values) <= 1 else 'thousand'
   if size is None:
-    if convention in ('square', 'pixel'):
+    if convention in ('square', 'pixel', 'resized'):
       raise ValueError(f'{convention}: the size of the picture is needed')
     size = (1, 1)
   x_scale, x_shift, y_scale, y_shift = _frame(convention, size)

@@ -219,7 +219,10 @@ def _iou50(example: example_lib.Example, said: str) -> float:
   if not example.evidence:
     raise ValueError(f'{example.id}: no evidence box to judge by')
   size = None
-  if 'media_hw' in example.meta:
+  if 'box_hw' in example.meta:  # of the picture as the model sees it
+    height, width = example.meta['box_hw']
+    size = width, height
+  elif 'media_hw' in example.meta:
     height, width = example.meta['media_hw'][0]
     size = width, height
   box = grounding.read_box(said, example.meta.get('box_answers'), size)

@@ -114,10 +114,11 @@ class Shared:
     'umd', 'refcocog: whose division into splits', ('umd', 'google')
   )
   box_answers: str = setting(
-    'share',
+    'auto',
     'refcocog: how a box is written, in shares of the picture, of the picture '
-    'padded to a square, in thousandths, or in pixels',
-    ('share', 'square', 'thousand', 'pixel'),
+    'padded to a square, in thousandths, in pixels, in pixels of the picture '
+    "as the model resizes it, or (auto) as the model family's is known to",
+    ('auto', 'share', 'square', 'thousand', 'pixel', 'resized'),
   )
   limit: int = setting(400, 'use the first so many records; 0 is all')
   seed: int = setting(0, 'seed of scenes, bootstrap and permutations')

@@ -8,8 +8,8 @@ from corejax.models.organisms import embedded
 def models() -> str:
   """The status matrix of the model families, and what is embedded."""
   lines = [
-    '--model               text backbones; towers (parity: every head against '
-    'transformers); trained weights; media'
+    "--model               text backbones; towers; parity (every head's "
+    "attention against transformers', float32); trained weights; media"
   ]
   for key in registry.keys():
     family = registry.get(key)
@@ -17,7 +17,8 @@ def models() -> str:
     video = 'yes' if family.video else 'no'
     lines.append(
       f'{key:21} {", ".join(family.backbones)}; {", ".join(family.towers)}; '
-      f'trained: {trained}; image yes, video {video}'
+      f'parity {family.parity:.0e}; trained: {trained}; '
+      f'image yes, video {video}'
     )
   lines.append('\n--checkpoint          embedded models, with their --model')
   shipped = registry.shipped()

@@ -5,12 +5,10 @@ schedule follows (step, moved); data are a function of the step. So a run that
 was killed continues to the same weights bit for bit.
 """
 
-from collections.abc import Callable, Iterator
-import contextlib
+from collections.abc import Callable
 import csv
 import dataclasses
 import io
-import logging
 import pathlib
 from typing import Any
 
@@ -24,6 +22,7 @@ from corejax.experiments import organism_data as data
 from corejax.experiments import organism_schedule as schedule
 from corejax.experiments import organism_training as training
 from corejax.experiments import runs
+from corejax.models import orbax_errors
 from corejax.models import pixels
 from corejax.models.organisms import trained
 
@@ -63,27 +62,6 @@ class _Place:
   state: training.State
   step: int = 0
   moved: int = -1
-
-
-@contextlib.contextmanager
-def _told(failed: Callable[[str], str]) -> Iterator[None]:
-  """Says what orbax fails at as a UserError, in one line.
-
-  Args:
-    failed: from orbax's own words to the message.
-  """
-  log = logging.getLogger('absl')
-  before = log.level
-  log.setLevel(logging.CRITICAL)  # orbax also logs what it raises, at length
-  try:
-    yield
-  except Exception as e:
-    # Of a damaged array orbax says so with a bare Exception.
-    if type(e) is not Exception and not isinstance(e, OSError | ValueError):
-      raise
-    raise errors.UserError(failed(' '.join(str(e).split())[:300])) from e
-  finally:
-    log.setLevel(before)
 
 
 class Saved:
@@ -135,7 +113,7 @@ class Saved:
     if place.step in self._manager.all_steps():
       return
     tree = _tree(place)
-    with _told(
+    with orbax_errors.told(
       lambda why: (
         f'{self._folder}: step {place.step} cannot be saved ({why}); earlier '
         'checkpoints are kept: make room and run the same command again'
@@ -153,7 +131,7 @@ class Saved:
     if step is None:
       return
     like = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, _tree(place))
-    with _told(
+    with orbax_errors.told(
       lambda why: (
         f'{self._folder / str(step)}: not a readable checkpoint ({why}); '
         'remove this folder and run the same command again'

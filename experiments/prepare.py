@@ -56,7 +56,6 @@ class Config:
   frames: int = _shared('frames')
   missed: str = _shared('missed')
   split_by: str = _shared('split_by')
-  box_answers: str = _shared('box_answers')
   limit: int = setting(0, 'use the first so many records; 0 is all')
   seed: int = setting(0, 'seed of the pages that stand beside the evidence')
   out: str = setting('', "folder to be; '' is runs/prepare/<data>-<settings>")
@@ -102,7 +101,7 @@ def _load(config: Config):
     name: getattr(config, name)
     for name in (
       *('split', 'seed', 'data_dir', 'pages', 'dpi', 'frames', 'missed'),
-      *('split_by', 'box_answers'),
+      'split_by',
     )
   }
   settings = sources.settings(config.data, **options)

@@ -14,6 +14,7 @@ import numpy as np
 
 from corejax import attention
 from corejax import errors
+from corejax.data import boxes
 from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import sources
@@ -143,6 +144,7 @@ class Resources:
       'device': f'{len(jax.devices())} x {device.device_kind}',
       'mesh': dict(self.mesh.shape) if self.mesh else None,
       'video_as': delivery.of(self.source) or None,
+      'box_answers': boxes.of(self.source) or None,
     }
 
   def check_batch(self, size: int) -> None:
@@ -201,7 +203,7 @@ def load_source(
     pages=config.pages,
     dpi=config.dpi,
     split_by=config.split_by,
-    box_answers=config.box_answers,
+    **_box_answers(config),
     evidence=config.evidence,
     frames=config.frames,
     missed=config.missed,
@@ -226,6 +228,29 @@ def video_as(config: config_lib.Shared) -> str:
   if config.video_as == 'auto':
     return delivery.CLIP if reads else delivery.PICTURES
   return config.video_as
+
+
+def _box_answers(config: config_lib.Shared) -> dict[str, Any]:
+  """How boxes are written, and at which size: of sources.load.
+
+  Raises:
+    UserError: in pixels of the resized picture, of a family that resizes none.
+  """
+  if config.data not in boxes.SOURCES:
+    return {}
+  family = registry.get(config.model)
+  asked = config.box_answers
+  if asked == boxes.AUTO:
+    asked = family.box_answers
+  if asked != 'resized':
+    return {'box_answers': asked}
+  if family.resized is None:
+    raise errors.UserError(
+      f'--box_answers=resized: pictures do not keep their shape in '
+      f'--model={config.model}; give another, or auto'
+    )
+  resized = family.resized(checkpoint(config)[0])
+  return {'box_answers': asked, 'resized': resized}
 
 
 def checkpoint(config: config_lib.Shared) -> tuple[str | pathlib.Path, str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from corejax import errors
 from corejax import parts as parts_lib
+from corejax.data import boxes
 from corejax.data import delivery
 from corejax.data import example as example_lib
 from corejax.data import sources
@@ -44,6 +45,8 @@ def describe(source: example_lib.Source, limit: int) -> str:
       delivery.PICTURES: 'videos are shown as several pictures',
     }
     remarks = (*remarks, f'{told[handed]} (--video_as={handed})')
+  if written := boxes.of(source):
+    remarks = (*remarks, f'boxes are written as --box_answers={written}')
   return f'{said} ({"; ".join(remarks)})' if remarks else said
 
 

@@ -9,12 +9,10 @@ as it takes the original. Each process reads the slices of its own devices, on
 any mesh: Orbax cuts anew.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Mapping
 import dataclasses
 import hashlib
 import json
-import logging
 import pathlib
 import shutil
 from typing import Any
@@ -25,29 +23,12 @@ import jax.numpy as jnp
 
 from corejax import errors
 from corejax.models import checkpoint
+from corejax.models import orbax_errors
 from corejax.models import sharding
 
 META, ARRAYS = 'converted.json', 'parameters'
 _COPIED = ('.json', '.jinja', '.model', '.txt')
 _AGAIN = 'convert the checkpoint again'
-
-
-@contextlib.contextmanager
-def _told(where: pathlib.Path, mend: str) -> Iterator[None]:
-  """Says what orbax fails at as a UserError, in one line."""
-  log = logging.getLogger('absl')
-  before = log.level
-  log.setLevel(logging.CRITICAL)  # orbax also logs what it raises, at length
-  try:
-    yield
-  except Exception as e:
-    # Of a damaged array orbax says so with a bare Exception.
-    if type(e) is not Exception and not isinstance(e, OSError | ValueError):
-      raise
-    reason = ' '.join(str(e).split())[:200]
-    raise errors.UserError(f'{where}: {reason}; {mend}') from e
-  finally:
-    log.setLevel(before)
 
 
 def _hash(folder: pathlib.Path) -> str:
@@ -97,7 +78,9 @@ def save(source: pathlib.Path, target: pathlib.Path, model: Any) -> None:
     'source': checkpoint.fingerprint(source),
     'shapes': {path: list(param.shape) for path, param in params.items()},
   }
-  with _told(target, 'make room, or name another folder'):
+  with orbax_errors.told(
+    lambda why: f'{target}: {why}; make room, or name another folder'
+  ):
     if first:
       target.mkdir(parents=True, exist_ok=True)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
@@ -171,7 +154,9 @@ def restore(
   empty = {p: jnp.zeros(x.shape, dtype) for p, x in like.items() if not x.size}
   kept = {path: x for path, x in like.items() if x.size}
   with (
-    _told(folder / ARRAYS, f'not a readable copy: {_AGAIN}'),
+    orbax_errors.told(
+      lambda why: f'{folder / ARRAYS}: {why}; not a readable copy: {_AGAIN}'
+    ),
     ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer,
   ):
     arrays = checkpointer.restore(

@@ -54,11 +54,14 @@ def make(
   weights: Any,
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
+  parity: float,
   video: bool = False,
   video_positions: tuple[str, ...] = (),
   trained: tuple[str, ...] = (),
   shown: Callable[[Any, int, int], dict[str, jax.ShapeDtypeStruct]] = tiles,
   n_axes: int = 1,
+  box_answers: str = 'share',
+  resized: Callable[[Any], Callable[..., tuple[int, int]]] | None = None,
   n_blend: Callable[[Any], int] = lambda _: 1,
 ) -> registry.Family:
   """A row of the registry.
@@ -69,12 +72,14 @@ def make(
     modeling, processing, weights: the family's modules.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
+    parity: what these hold every head's attention to, as of registry.Family.
     video: are videos read?
     video_positions: as of registry.Family.
     trained: trained weights that come with corejax, the default first.
     shown: the tower's config, pictures and features of each -> as
       registry.Outline.vision.
     n_axes: as of registry.Outline.
+    box_answers, resized: as of registry.Family.
     n_blend: config -> as of registry.Outline.
   """
 
@@ -152,12 +157,15 @@ def make(
     key=key,
     backbones=backbones,
     towers=towers,
+    parity=parity,
     load=load,
     load_processor=load_processor,
     outline=outline,
     trained=trained,
     video=video,
     video_positions=video_positions,
+    box_answers=box_answers,
+    resized=resized,
   )
 
 

@@ -16,16 +16,20 @@ from corejax import probe as probe_lib
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
 
+# What the parity tests of a family allow in float32: how far the attention of
+# any head may be from transformers', in any weight.
+PARITY = 2e-5
+
 # key -> module with `FAMILY: Family`, or with that of another name behind ':'
 _MODULES = {
   'llava_flax': 'corejax.models.llava.family',
+  'llava_next_flax': 'corejax.models.llava_next.family',
+  'llava_onevision_flax': 'corejax.models.llava_onevision.family',
+  'internvl_flax': 'corejax.models.internvl.family',
   'qwen2_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_VL',
   'qwen2_5_vl_flax': 'corejax.models.qwen_vl.family:QWEN2_5_VL',
   'qwen3_vl_flax': 'corejax.models.qwen_vl.family:QWEN3_VL',
   'qwen3_vl_moe_flax': 'corejax.models.qwen_vl.family:QWEN3_VL_MOE',
-  'internvl_flax': 'corejax.models.internvl.family',
-  'llava_next_flax': 'corejax.models.llava_next.family',
-  'llava_onevision_flax': 'corejax.models.llava_onevision.family',
 }
 
 
@@ -194,6 +198,7 @@ class Family:
     key: as `--model` spells it.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
+    parity: what these hold every head's attention to, PARITY.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
     outline: (folder, *, dtype) -> Outline, of its config.json alone.
@@ -202,17 +207,23 @@ class Family:
     video: are videos read?
     video_positions: where the positions of videos differ between versions of
       transformers: what `load` takes as this keyword, the default first.
+    box_answers: how it was trained to write a box, of grounding.CONVENTIONS.
+    resized: folder -> (a picture's (width, height) -> those at which the tower
+      sees it); None where pictures do not keep their shape.
   """
 
   key: str
   backbones: tuple[str, ...]
   towers: tuple[str, ...]
+  parity: float
   load: Any
   load_processor: Any
   outline: Any
   trained: tuple[str, ...] = ()
   video: bool = False
   video_positions: tuple[str, ...] = ()
+  box_answers: str = 'share'
+  resized: Callable[[Any], Callable[..., tuple[int, int]]] | None = None
 
 
 def keys() -> tuple[str, ...]:

@@ -11,10 +11,10 @@ import os
 import pathlib
 
 from corejax import errors
+from corejax.data.scenes import source as scenes
 
-_ELSEWHERE = (
-  '--data=scenes_referring and --data=scenes_pages need no files at all'
-)
+# The end of what is said where files lack.
+ELSEWHERE = f'the drawn ones ({", ".join(scenes.CONFIGS)}) need no files at all'
 _LISTED = 10  # names of a message
 
 
@@ -85,7 +85,7 @@ class Wanted:
     if not there:
       raise errors.UserError(
         f'--data_dir={data_dir}: no such folder; name the one that holds the '
-        f'files of {data}; {_ELSEWHERE}'
+        f'files of {data}; {ELSEWHERE}'
       )
 
   def at(self, *parts: str) -> list[pathlib.Path]:
@@ -131,7 +131,7 @@ class Wanted:
       )
       raise errors.UserError(
         f'--data_dir={self.root}: --data={self._data} lacks {things}; '
-        f'{_ELSEWHERE}'
+        f'{ELSEWHERE}'
       )
 
 

@@ -1,7 +1,7 @@
 """RefCOCOg: which of the things in a photograph do these words mean?
 
 An example is one expression and its photograph; the answer is the box of what
-is meant, in words (`--box_answers`), the evidence is that box, distractors are
+is meant, in words (boxes.py), the evidence is that box, distractors are
 COCO's other boxes on the photograph. `--split_by` chooses the division: `umd`
 (train, val, test, no picture in two of them) or `google` (train, val). What the
 annotations look like: `corejax.data.refcocog_records`.
@@ -33,6 +33,7 @@ import pathlib
 
 from corejax import errors
 from corejax import grounding
+from corejax.data import boxes
 from corejax.data import example as example_lib
 from corejax.data import fields
 from corejax.data import files
@@ -80,7 +81,6 @@ class RefCOCOg(recorded.Recorded[records_lib.Record]):
     *,
     split: str = 'test',
     split_by: str = 'umd',
-    box_answers: str = 'share',
     tasks: Sequence[str] | None = None,
   ):
     """Reads the annotations; photographs are opened when an example is.
@@ -89,7 +89,6 @@ class RefCOCOg(recorded.Recorded[records_lib.Record]):
       data_dir: holds the files, see the head of this module.
       split: 'train', 'val', or, by umd, 'test'.
       split_by: one of SPLIT_BY.
-      box_answers: one of grounding.CONVENTIONS.
       tasks: 'box' is the only one.
 
     Raises:
@@ -97,18 +96,14 @@ class RefCOCOg(recorded.Recorded[records_lib.Record]):
         all. A photograph that is missing while others are there rejects its own
         expressions only.
     """
-    for flag, value, there in (
-      ('split_by', split_by, SPLIT_BY),
-      ('box_answers', box_answers, grounding.CONVENTIONS),
-    ):
-      if value not in there:
-        raise errors.UserError(
-          f'--{flag}={value[:60]}: not one of {", ".join(there)}'
-        )
+    if split_by not in SPLIT_BY:
+      raise errors.UserError(
+        f'--split_by={split_by[:60]}: not one of {", ".join(SPLIT_BY)}'
+      )
     recorded.check_split(
       f'{NAME} split by {split_by}', split, records_lib.SPLITS[split_by]
     )
-    self.split, self._box_answers = split, box_answers
+    self.split = split
     self._split_by = split_by
     wanted = files.Wanted(NAME, data_dir)
     contents = self._read(wanted)
@@ -126,7 +121,7 @@ class RefCOCOg(recorded.Recorded[records_lib.Record]):
       )
     wanted.check()
     self.fingerprint = recorded.digest(
-      *contents.values(), split, split_by, box_answers, sorted(self._paths)
+      *contents.values(), split, split_by, sorted(self._paths)
     )
 
   def _read(self, wanted: files.Wanted) -> dict[pathlib.Path, bytes]:
@@ -195,7 +190,7 @@ class RefCOCOg(recorded.Recorded[records_lib.Record]):
       media=(data,),
       question=QUESTION.format(record.expression),
       answers=(
-        grounding.write_box(record.corners, self._box_answers, picture.size),
+        grounding.write_box(record.corners, boxes.STORED, picture.size),
       ),
       cluster=picture.file_name,
       scorer='iou50',
@@ -208,7 +203,7 @@ class RefCOCOg(recorded.Recorded[records_lib.Record]):
         'expression': record.expression,
         'file_name': picture.file_name,
         'media_hw': [[picture.size[1], picture.size[0]]],
-        'box_answers': self._box_answers,
+        'box_answers': boxes.STORED,
         'evidence_level': 'region',
       },
     )

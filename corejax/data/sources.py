@@ -12,8 +12,11 @@ import re
 from typing import Any
 
 from corejax import errors
+from corejax import grounding
+from corejax.data import boxes
 from corejax.data import delivery
 from corejax.data import example as example_lib
+from corejax.data import files
 from corejax.data import levels
 from corejax.data import prepared
 from corejax.data import wrapped
@@ -221,7 +224,8 @@ def load(
   pages: int | None = None,
   dpi: int = 96,
   split_by: str = 'umd',
-  box_answers: str = 'share',
+  box_answers: str = boxes.STORED,
+  resized: boxes.Resized | None = None,
   evidence: str = 'best',
   frames: int = 8,
   missed: str = 'move',
@@ -244,6 +248,7 @@ def load(
     dpi: resolution at which PDF pages are drawn.
     split_by: refcocog only: whose division into splits, 'umd' or 'google'.
     box_answers: refcocog only: how a box is written (corejax.grounding).
+    resized: of box_answers 'resized', see boxes.Written.
     evidence: boxes or whole pages and frames (corejax.data.levels).
     frames: vidstg and scenes_video: frames of a video shown at once.
     missed: vidstg only: 'move' a frame to the evidence where none shows it, or
@@ -282,8 +287,7 @@ def load(
     if not data_dir:
       raise errors.UserError(
         f'--data={name}: needs --data_dir, the folder with its files: '
-        f'{_CATALOGUE[name]}; --data=scenes_referring and --data=scenes_pages '
-        'need no files'
+        f'{_CATALOGUE[name]}; {files.ELSEWHERE}'
       )
     if twins:
       raise errors.UserError(f'--data={name}: its questions have no twins')
@@ -292,13 +296,18 @@ def load(
         f'--data={name}: is not drawn, so that it cannot be drawn otherwise; '
         f'choose one of {", ".join(scenes.CONFIGS)}'
       )
-    wanted = _Settings(
-      split, seed, tasks, pages, dpi, split_by, box_answers, frames, missed
-    )
+    wanted = _Settings(split, seed, tasks, pages, dpi, split_by, frames, missed)
     if prepared.is_prepared(data_dir):
       source = prepared.Prepared(data_dir, name, _deciding(name, wanted), tasks)
     else:
       source = _OPEN[name](data_dir, wanted)
+  if box_answers not in grounding.CONVENTIONS:
+    raise errors.UserError(
+      f'--box_answers={box_answers[:60]}: not one of '
+      f'{", ".join(grounding.CONVENTIONS)}'
+    )
+  if box_answers != boxes.STORED and name in boxes.SOURCES:
+    source = boxes.Written(source, box_answers, resized)
   if video_as not in (delivery.CLIP, delivery.PICTURES):
     raise errors.UserError(
       f'--video_as={video_as[:60]}: not one of {delivery.CLIP}, '
@@ -327,7 +336,6 @@ class _Settings:
   pages: int | None
   dpi: int
   split_by: str
-  box_answers: str
   frames: int
   missed: str
 
@@ -337,7 +345,7 @@ _DECIDING: Mapping[str, Sequence[str]] = {
   'mmdocir': ('split', 'pages', 'dpi', 'seed'),
   'mmlongbench': ('split', 'pages', 'dpi', 'seed'),
   'mmlongbench_docqa': ('split', 'pages', 'seed'),
-  'refcocog': ('split', 'split_by', 'box_answers'),
+  'refcocog': ('split', 'split_by'),
   'vidstg': ('split', 'frames', 'missed'),
 }
 
@@ -426,7 +434,6 @@ def _refcocog(data_dir: str, settings: _Settings) -> example_lib.Source:
     data_dir,
     split=settings.split,
     split_by=settings.split_by,
-    box_answers=settings.box_answers,
     tasks=settings.tasks,
   )
 

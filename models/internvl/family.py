@@ -1,6 +1,7 @@
 """`internvl_flax`: InternVL folders and hub ids -> a loaded model."""
 
 from corejax.models import families
+from corejax.models import registry
 from corejax.models.internvl import config
 from corejax.models.internvl import modeling
 from corejax.models.internvl import processing
@@ -16,5 +17,7 @@ FAMILY = families.make(
   weights=weights,
   backbones=config.BACKBONES,
   towers=('internvit (300M and 6B kinds)',),
+  parity=registry.PARITY,
   video=True,
+  box_answers='thousand',
 )

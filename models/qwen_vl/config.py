@@ -1,6 +1,6 @@
 """Qwen-VL's configurations: what of a folder's config.json is read, and how.
 
-Three families in one table. The files of the hub are flat for Qwen2-VL and
+Four families in one table. The files of the hub are flat for Qwen2-VL and
 2.5 (the text model's keys stand beside `vision_config`); transformers 5 writes
 a `text_config` for all of them. AutoConfig reads both alike.
 """

@@ -1,15 +1,18 @@
-"""Qwen2-VL, Qwen2.5-VL, Qwen3-VL: folders and hub ids -> a loaded model."""
+"""Qwen2-VL, 2.5, Qwen3-VL, Qwen3-VL-MoE: folders, hub ids -> a loaded model."""
 
+from collections.abc import Callable
 import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from corejax.models import checkpoint
 from corejax.models import families
 from corejax.models import registry
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import modeling
+from corejax.models.qwen_vl import pixels
 from corejax.models.qwen_vl import positions
 from corejax.models.qwen_vl import processing
 from corejax.models.qwen_vl import weights
@@ -29,6 +32,17 @@ def _patches(
   }
 
 
+def _resized(folder: Any) -> Callable[[tuple[int, int]], tuple[int, int]]:
+  """What a checkpoint's processor makes of a picture's (width, height).
+
+  Raises:
+    UserError: no such folder, or its processor's file is not usable.
+  """
+  return functools.partial(
+    pixels.resized, pixels.read(checkpoint.resolve(folder))
+  )
+
+
 def _family(
   kind: str, tower: str, trained: tuple[str, ...] = ()
 ) -> registry.Family:
@@ -42,9 +56,12 @@ def _family(
     weights=weights,
     backbones=(text.backbone + ('_moe' if text.experts else ''),),
     towers=(tower,),
+    parity=registry.PARITY,
     video=True,
     video_positions=tuple(positions.RULES),
     trained=trained,
+    box_answers='resized' if kind == 'qwen2_5_vl' else 'thousand',
+    resized=_resized,
     shown=_patches,
     n_axes=3,
   )

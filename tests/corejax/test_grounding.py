@@ -18,7 +18,8 @@ _SIZE = (200, 100)
     ('(100,200),(300,400)', None, (0.1, 0.2, 0.3, 0.4)),
     ('[100,200,300,400]', None, (0.1, 0.2, 0.3, 0.4)),
     ('20 20 60 40', 'pixel', (0.1, 0.2, 0.3, 0.4)),
-    ('{"bbox_2d": [20, 20, 60, 40]}', 'pixel', None),  # a fifth number
+    ('{"bbox_2d": [20, 20, 60, 40]}', 'resized', (0.1, 0.2, 0.3, 0.4)),
+    ('{"box 2": [20, 20, 60, 40]}', 'resized', None),  # a fifth number
     ('<box>20 20 60</box>', 'pixel', None),
     ('0.3 0.2 0.1 0.4', 'share', None),  # inverted
     ('-0.3 0.2 0.1 0.4', 'share', None),
@@ -32,7 +33,7 @@ def test_reading_boxes(text, convention, expected):
   assert found == (expected and pytest.approx(expected, abs=1e-12))
 
 
-@pytest.mark.parametrize('convention', ['pixel', 'square'])
+@pytest.mark.parametrize('convention', ['pixel', 'square', 'resized'])
 def test_a_size_is_needed(convention):
   with pytest.raises(ValueError, match='size of the picture is needed'):
     grounding.read_box('1 1 2 2', convention)

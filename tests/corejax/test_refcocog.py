@@ -14,6 +14,7 @@ import pytest
 from corejax import errors
 from corejax import grounding
 from corejax import scoring
+from corejax.data import boxes
 from corejax.data import refcocog
 from corejax.data import refcocog_records
 from corejax.data import sources
@@ -184,7 +185,11 @@ def test_what_is_handled_is_decoded_or_rejected_by_the_decoder(source):
 
 @pytest.mark.parametrize('convention', grounding.CONVENTIONS)
 def test_answers_are_right_in_every_convention(refer, convention):
-  source = refcocog.RefCOCOg(refer, box_answers=convention)
+  source = boxes.Written(
+    refcocog.RefCOCOg(refer),
+    convention,
+    (lambda size: (56, 28)) if convention == 'resized' else None,
+  )
   for n in (0, 2, 7):
     example = source[n]
     assert scoring.score(example, example.answers[0]) == 1
@@ -194,8 +199,9 @@ def test_answers_are_right_in_every_convention(refer, convention):
     'square': '[0.25, 0.31, 0.62, 0.59]',  # 8 rows of 64 above it
     'thousand': '[250, 250, 625, 625]',
     'pixel': '[16, 12, 40, 30]',
+    'resized': '[14, 7, 35, 18]',
   }
-  # Python rounds halves to even: 0.625 is .62, and 0.59375 .59.
+  # Python rounds halves to even: 0.625 is .62, 17.5 is 18, and 0.59375 .59.
   assert source[0].answers == (spelt[convention],)
 
 
@@ -204,9 +210,9 @@ def test_everything_is_decided_by_the_settings(refer):
     {},
     {'split': 'train'},
     {'split': 'val', 'split_by': 'google'},
-    {'box_answers': 'pixel'},
   ]
   prints = [refcocog.RefCOCOg(refer, **s).fingerprint for s in settings]
+  prints.append(boxes.Written(refcocog.RefCOCOg(refer), 'pixel').fingerprint)
   assert len(set(prints)) == 4
   assert refcocog.RefCOCOg(refer).fingerprint == prints[0]
 
@@ -227,7 +233,6 @@ def test_splits(refer):
     ({'split': 'testA'}, '--split=testA: refcocog .* train, val, test'),
     ({'split_by': 'google'}, '--split=test: .* google has train, val'),
     ({'split_by': 'unc'}, '--split_by=unc: not one of umd, google'),
-    ({'box_answers': 'miles'}, '--box_answers=miles'),
     ({'tasks': ['colour']}, '--tasks=colour: .*there are box'),
   ],
 )
@@ -294,6 +299,11 @@ def test_sources_open_it(refer):
     'refcocog', data_dir=str(refer), limit=2, box_answers='thousand'
   )
   assert len(opened) == 2 and opened[0].answers == ('[250, 250, 625, 625]',)
+  assert boxes.of(opened) == 'thousand'
+  assert boxes.of(sources.load('refcocog', data_dir=str(refer))) == 'share'
+  assert not boxes.of(sources.load('scenes_pages'))
+  with pytest.raises(errors.UserError, match='--box_answers=miles: not one of'):
+    sources.load('refcocog', data_dir=str(refer), box_answers='miles')
   assert sources.splits('refcocog') == ('train', 'val', 'test')
   halves = [
     sources.load('refcocog', data_dir=str(refer), split=f'test:{n}/2')

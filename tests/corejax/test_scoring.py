@@ -176,6 +176,27 @@ def test_boxes_per_convention(said, convention, expected):
 @pytest.mark.parametrize(
   'said, expected',
   [
+    ('[0, 0, 56, 56]', 1),
+    ('[{"bbox_2d": [0, 0, 28, 56], "label": "star"}]', 1),
+    ('[0, 0, 27, 56]', 0),
+    ('[0, 0, 100, 100]', 0),  # of the picture as it is stored
+  ],
+)
+def test_boxes_in_pixels_of_the_resized_picture(said, expected):
+  """200x100, shown to the model as 112x56."""
+  example = _example(
+    'iou50',
+    evidence=(_HALF,),
+    media_hw=[[100, 200]],
+    box_hw=[56, 112],
+    box_answers='resized',
+  )
+  assert scoring.score(example, said) == expected
+
+
+@pytest.mark.parametrize(
+  'said, expected',
+  [
     ('3 to 5', 1),
     ('Frames 3-5.', 1),
     ('4', 1 / 3),

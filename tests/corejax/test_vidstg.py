@@ -233,7 +233,7 @@ def test_missing_files_are_listed_in_one_message(tmp_path):
     '3. the frames or files',
     'github.com/Guaranteer',
     'xdshang.github.io',
-    'need no files',
+    'scenes_haystack, scenes_video) need no files',
   ):
     assert part in str(caught.value)
   shutil.copy(_FIXTURE / 'test_annotations.json', tmp_path)

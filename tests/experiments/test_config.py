@@ -11,6 +11,7 @@ from absl import flags
 import pytest
 
 from corejax import errors
+from corejax.data import sources
 from corejax.experiments import cli
 from corejax.experiments import config as config_lib
 from corejax.experiments import inspect as inspect_lib
@@ -18,6 +19,7 @@ from corejax.experiments import rank
 from corejax.experiments import resources
 from corejax.experiments import runs
 from corejax.experiments import session
+from corejax.models import registry
 
 
 def test_defaults_come_from_one_table():
@@ -73,6 +75,35 @@ def test_how_videos_are_handed_over_is_said():
     assert bool(source[0].clips) == ('clips' in said)
   pages = resources.load_source(config_lib.Shared(data='scenes_pages'))
   assert 'video' not in session.describe(pages, 400)
+
+
+def test_boxes_are_written_as_the_family_was_trained(monkeypatch, tmp_path):
+  (tmp_path / 'preprocessor_config.json').write_text(
+    '{"image_processor_type": "Qwen2VLImageProcessor"}'
+  )
+
+  def asked(model='llava_flax', **settings):
+    config = config_lib.Shared(
+      model=model, checkpoint=str(tmp_path), data='refcocog', **settings
+    )
+    return resources.load_source(config)
+
+  monkeypatch.setattr(sources, 'load', lambda name, **options: options)
+  assert {key: asked(key)['box_answers'] for key in registry.keys()} == {
+    'llava_flax': 'square',
+    'llava_next_flax': 'share',
+    'llava_onevision_flax': 'share',
+    'internvl_flax': 'thousand',
+    'qwen2_vl_flax': 'thousand',
+    'qwen2_5_vl_flax': 'resized',
+    'qwen3_vl_flax': 'thousand',
+    'qwen3_vl_moe_flax': 'thousand',
+  }
+  # 22.86 and 17.14 cells of 28 pixels.
+  assert asked('qwen2_5_vl_flax')['resized']((640, 480)) == (644, 476)
+  assert asked(box_answers='pixel')['box_answers'] == 'pixel'
+  with pytest.raises(errors.UserError, match='do not keep their shape'):
+    asked(box_answers='resized')
 
 
 def test_help_names_every_flag(capsys):

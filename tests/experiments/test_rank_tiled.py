@@ -1,4 +1,4 @@
-"""rank, inspect, ablate and generate on families that cut pictures into tiles.
+"""rank, inspect, ablate, compare, generate on families that cut tiles.
 
 The folders are tiny and random; the masses are those of transformers.
 """
@@ -13,11 +13,13 @@ import pytest
 
 from corejax.data import sources
 from corejax.experiments import ablate
+from corejax.experiments import compare
 from corejax.experiments import inspect as inspect_lib
 from corejax.experiments import listing
 from corejax.experiments import rank
 from corejax.models import generate
 from corejax.models import registry
+from helpers import generated
 from helpers import tiled_cases
 from helpers import torch_only
 
@@ -98,22 +100,38 @@ def test_ranked_masses_are_those_of_transformers(get, key, tmp_path):
   assert f'trained: none; image yes, video {video}' in lines[0]
 
 
-def test_heads_are_cut(get, tmp_path):
-  case = get('llava_next_flax')
+@pytest.mark.parametrize('key', tiled_cases.MAKERS)
+def test_heads_are_cut_while_answers_are_generated(
+  get, key, tmp_path, monkeypatch
+):
+  case = get(key)
+  said = generated.noted(monkeypatch)
   result = ablate.run(
-    ablate.Config(
-      out=str(tmp_path / 'ablate'),
-      heads='0-1,2-3',
-      batch_size=2,
-      draws=1,
-      **case.shared,
-    )
+    ablate.Config(out=str(tmp_path), **generated.CUT, **case.shared)
   )
   assert result is not None
-  outcomes = result.outcomes
-  assert 'given' in [group.name for group in outcomes.groups]
-  assert np.ptp(outcomes.logprob_XE, axis=0).min() > 1e-3
+  groups = [group.name for group in result.outcomes.groups]
+  assert 'given' in groups
+  assert len(set(said[: len(groups)])) > 1
   assert (result.out / 'report.html').stat().st_size
+
+
+def test_families_are_compared(get, tmp_path):
+  cases = [get(key) for key in tiled_cases.MAKERS]
+  result = compare.run(
+    compare.Config(
+      runs=tuple(str(case.result.out) for case in cases),
+      query='question',
+      bootstrap=50,
+      permutations=50,
+      out=str(tmp_path),
+    )
+  )
+  assert result.comparison is not None
+  structures = result.comparison.structures
+  assert len({each.ranking for each in structures}) == len(cases)
+  text = (tmp_path / 'report.html').read_text()
+  assert all(f'{key} on scenes_' in text for key in tiled_cases.MAKERS)
 
 
 def test_greedy_tokens_are_those_of_transformers(get):

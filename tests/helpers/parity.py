@@ -22,6 +22,7 @@ from corejax import heads as heads_lib
 from corejax import inputs as inputs_lib
 from corejax import probe as probe_lib
 from corejax import regions
+from corejax.models import registry
 from helpers import torch_only
 
 torch = torch_only.torch
@@ -118,7 +119,7 @@ def check_whole(
   off *= real[None, :, None, :, None]
   for layer in range(off.shape[0]):
     for head in range(off.shape[2]):
-      assert off[layer, :, head].max() <= 2e-5, (layer, head)
+      assert off[layer, :, head].max() <= registry.PARITY, (layer, head)
   mass = mass64(hf['attention'], asked)
   assert np.abs(out.measured.mass_BQNR - mass).max() <= 1e-5
 

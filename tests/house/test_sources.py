@@ -1,5 +1,6 @@
 """Rules that are read off the source text."""
 
+import ast
 import re
 import sys
 
@@ -90,6 +91,24 @@ def test_nothing_is_left_to_do(folder):
     for number, text in enumerate(path.read_text().splitlines(), 1)
     if mark.search(text)
   ]
+  assert not found
+
+
+@pytest.mark.parametrize('folder', tree.SOURCES)
+def test_what_catches_all_raises_again(folder):
+  """A handler of (Base)Exception holds a bare `raise`."""
+  found = []
+  for path in tree.python_files(folder):
+    for node in ast.walk(ast.parse(path.read_text())):
+      if not isinstance(node, ast.ExceptHandler):
+        continue
+      caught = ast.unparse(node.type) if node.type else 'Exception'
+      again = any(
+        isinstance(inner, ast.Raise) and inner.exc is None
+        for inner in ast.walk(node)
+      )
+      if re.search(r'\b(Base)?Exception\b', caught) and not again:
+        found.append(f'{_relative(path)}:{node.lineno}')
   assert not found
 
 
