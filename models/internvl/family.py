@@ -19,5 +19,6 @@ FAMILY = families.make(
   towers=('internvit (300M and 6B kinds)',),
   parity=registry.PARITY,
   video=True,
+  trained=('scenes-internvl-4x8',),
   box_answers='thousand',
 )

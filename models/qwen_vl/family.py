@@ -69,5 +69,5 @@ def _family(
 
 QWEN2_VL = _family('qwen2_vl', 'qwen2_vl')
 QWEN2_5_VL = _family('qwen2_5_vl', 'qwen2_5_vl')
-QWEN3_VL = _family('qwen3_vl', 'qwen3_vl')
+QWEN3_VL = _family('qwen3_vl', 'qwen3_vl', trained=('scenes-qwen3-vl-4x8',))
 QWEN3_VL_MOE = _family('qwen3_vl_moe', 'qwen3_vl')
