@@ -256,4 +256,5 @@ def test_listed():
       row for row in text.splitlines() if row.startswith(f'{kind}_flax ')
     ]
     assert f'{parts}; ' in line
-    assert line.endswith('trained: none; image yes, video yes')
+    trained = 'scenes-qwen3-vl-4x8' if kind == 'qwen3_vl' else 'none'
+    assert line.endswith(f'trained: {trained}; image yes, video yes')

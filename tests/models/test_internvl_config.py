@@ -93,7 +93,7 @@ def test_refused(tmp_path, content, said):
 def test_family_row():
   family = registry.get('internvl_flax')
   assert family.backbones == ('llama', 'qwen2', 'qwen3', 'qwen3_moe')
-  assert not family.trained and family.video
+  assert family.trained == ('scenes-internvl-4x8',) and family.video
 
 
 def test_a_mixture_is_as_config_json_says(tmp_path):
