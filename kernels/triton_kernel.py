@@ -281,7 +281,8 @@ def attention(
   # every score is 0 and only -inf stays -inf. (A sign given to q would cost its
   # place in shared memory.)
   sign = tl.where(scale < 0, -1.0, 1.0)
-  scale = tl.maximum(tl.abs(scale), _LEAST)
+  scale = tl.abs(scale)
+  scale = tl.where(scale < _LEAST, _LEAST, scale)  # NaN stays
   kv = n // (N_HEADS // N_KV)
   at_kv = (b * n_keys).to(tl.int64) * KV_STRIDE + kv * HEAD_DIM
   k = k_BSKH + at_kv

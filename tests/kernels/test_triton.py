@@ -104,6 +104,25 @@ def test_a_large_negative_factor_does_not_overflow():
   np.testing.assert_allclose(out, true_out, atol=1e-3)
 
 
+def test_a_factor_that_is_no_number_or_nothing():
+  """NaN stays one; at 0 every key that is seen has the same share."""
+  spec = cases.Spec(1, 32, 32, 2, 2, 16)
+  problem = cases.draw(spec, 0)
+  control = dataclasses.replace(
+    cases.controls(2, masks.DENSE, 0),
+    score_scale_BN=np.array([[np.nan, 0]], np.float32),
+  )
+  args = *problem.args[:4], control
+  out, lse = triton_interpreter.attention(
+    *args, blocks=(16, 8, 1), return_lse=True
+  )
+  assert np.isnan(out[:, :, 0]).all()
+  n_seen = np.arange(1, 33)
+  np.testing.assert_allclose(lse[0, 1], np.log(n_seen), rtol=2e-6, atol=1e-6)
+  mean = np.cumsum(problem.v_BSKH[:, :, 1], 1) / n_seen[:, None]
+  np.testing.assert_allclose(out[:, :, 1], mean, rtol=2e-6, atol=3e-6)
+
+
 def _halves(seed: int, head_dim: int, dtype):
   spec = cases.Spec(1, 40, 40, 4, 2, head_dim, padding=True)
   problem = cases.draw(spec, seed)
