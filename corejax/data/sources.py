@@ -306,6 +306,11 @@ def load(
       f'--box_answers={box_answers[:60]}: not one of '
       f'{", ".join(grounding.CONVENTIONS)}'
     )
+  if box_answers == 'resized' and resized is None:
+    raise errors.UserError(
+      '--box_answers=resized: the size follows from a checkpoint; hand over '
+      'resized=, which is registry.get(model).resized(folder)'
+    )
   if box_answers != boxes.STORED and name in boxes.SOURCES:
     source = boxes.Written(source, box_answers, resized)
   if video_as not in (delivery.CLIP, delivery.PICTURES):

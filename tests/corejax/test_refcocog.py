@@ -304,6 +304,10 @@ def test_sources_open_it(refer):
   assert not boxes.of(sources.load('scenes_pages'))
   with pytest.raises(errors.UserError, match='--box_answers=miles: not one of'):
     sources.load('refcocog', data_dir=str(refer), box_answers='miles')
+  with pytest.raises(
+    errors.UserError, match='the size follows from a checkpoint'
+  ):
+    sources.load('refcocog', data_dir=str(refer), box_answers='resized')
   assert sources.splits('refcocog') == ('train', 'val', 'test')
   halves = [
     sources.load('refcocog', data_dir=str(refer), split=f'test:{n}/2')

@@ -28,6 +28,7 @@ from corejax.experiments import resources as resources_lib
 from corejax.experiments import step
 from corejax.kernels import dispatch
 from corejax.models import generate as generate_lib
+from helpers import generated
 
 torch = pytest.importorskip('torch', reason='tiny checkpoints need torch')
 
@@ -40,14 +41,11 @@ KINDS = {
 }
 
 
-RANKED = ('qwen2_vl', 'qwen2_5_vl', 'qwen3_vl')
-
-
-@pytest.fixture(scope='module', params=RANKED)
+@pytest.fixture(scope='module', params=KINDS)
 def made(request, tmp_path_factory):
   """(settings that name the model, torch model, a ranking of it).
 
-  These are ranked; what follows runs on one or two of them.
+  All are ranked; what follows runs on one or some of them.
   """
   from helpers import tiny_qwen
 
@@ -104,6 +102,24 @@ def test_ablate_and_compare(made, tmp_path):
     )
   )
   assert (tmp_path / 'compare' / 'report.html').exists()
+
+
+# Qwen2.5-VL's, with videos: test_rank_qwen_video.
+@pytest.mark.parametrize(
+  'made', ['qwen2_vl', 'qwen3_vl', 'qwen3_vl_moe'], indirect=True
+)
+def test_ablate_judges_generated_answers(made, tmp_path, monkeypatch):
+  shared, _, _ = made
+  said = generated.noted(monkeypatch)
+  found = ablate.run(
+    ablate.Config(
+      out=str(tmp_path), **generated.CUT, **(shared | dict(limit=4))
+    )
+  )
+  assert found is not None
+  groups = [group.name for group in found.outcomes.groups]
+  assert 'given' in groups
+  assert len(set(said[: len(groups)])) > 1
 
 
 def _picture(rng, width: int, height: int) -> bytes:
@@ -257,4 +273,6 @@ def test_listed():
     ]
     assert f'{parts}; ' in line
     trained = 'scenes-qwen3-vl-4x8' if kind == 'qwen3_vl' else 'none'
-    assert line.endswith(f'trained: {trained}; image yes, video yes')
+    assert line.endswith(
+      f'; parity 2e-05; trained: {trained}; image yes, video yes'
+    )
