@@ -78,7 +78,7 @@ def block_sizes(compute_capability: int) -> BlockSizes:
 
   On Hopper (sm90) two warp groups of 64 rows each, whose products read tiles
   of 128 keys from shared memory, loaded two ahead: at head dim 128 that takes
-  224 of its 227 KiB and 242 of 255 registers. The masked loop spilled until its
+  224 of its 227 KiB and 249 of 255 registers. The masked loop spilled until its
   tiles were halved. Other cards have as little as 99 KiB.
 
   Args:
