@@ -209,6 +209,17 @@ def test_every_submodule(name, get):
   parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
 
 
+def test_projector_of_faint_features(get):
+  """Where its LayerNorm's eps shows: torch's 1e-5, not the tower's 1e-6."""
+  case = get('qwen2_300m')
+  theirs = case.torch_model.model.multi_modal_projector
+  shape = (1, 4, *theirs.layer_norm.normalized_shape)
+  x_MIC = 1e-3 * np.random.default_rng(0).standard_normal(shape, np.float32)
+  with torch.no_grad():
+    expected = theirs(torch.tensor(x_MIC)).numpy()
+  parity.close(case.model.projector(jnp.asarray(x_MIC)), expected, 1e-5)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_whole_model(name, get):
   case = get(name)
