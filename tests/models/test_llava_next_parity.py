@@ -35,7 +35,7 @@ CASES = {
     'llama',
     'clip',
     {},
-    [[4, _WIDE, 3, _TALL, 5], [2, _SQUARE, 7]],
+    [[4, _WIDE, 3, _TALL, 5], [2, _SQUARE, 7], [9]],
     'right',
   ),
   'mistral': (
@@ -59,7 +59,7 @@ CASES = {
       ),
       vision_feature_layer=[-2, 0],
     ),
-    [[2, (41, 40), 6]],
+    [[2, (41, 40), 3, _WIDE, 4], [3, _SQUARE, 5], [9]],
     'right',
   ),
   'llama3_siglip': (

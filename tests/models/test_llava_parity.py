@@ -28,11 +28,12 @@ from helpers import torch_only
 torch = torch_only.torch
 
 IMAGE = hf_llava.IMAGE
-_TWO = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7]]
+# Two pictures, one, text alone.
+_MIXED = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7], [9]]
 
 # name -> (text, tower, overrides of hf_llava.config, sequences, padding side)
 CASES = {
-  'vicuna': ('llama', 'clip', {}, _TWO, 'right'),
+  'vicuna': ('llama', 'clip', {}, _MIXED, 'right'),
   'llama_biased_odd': (
     'llama',
     'siglip',
@@ -74,7 +75,7 @@ CASES = {
       tower_kw=dict(num_hidden_layers=4, hidden_act='gelu'),
       vision_feature_layer=[-2, 0, 4, 1],
     ),
-    _TWO,
+    _MIXED,
     'right',
   ),
   'qwen2_upper_windows': (
@@ -92,7 +93,7 @@ CASES = {
       ),
       vision_feature_layer=-2,
     ),
-    _TWO,
+    _MIXED,
     'left',
   ),
   'qwen2_tied_text_only': (
@@ -122,7 +123,7 @@ CASES = {
       text_kw=dict(num_attention_heads=6, num_key_value_heads=3, head_dim=10),
       vision_feature_select_strategy='full',
     ),
-    [[2, IMAGE, 6]],
+    _MIXED,
     'right',
   ),
   'dynamic_beyond_trained': (

@@ -26,11 +26,12 @@ from helpers import torch_only
 
 torch = torch_only.torch
 
-_TWO = [[4, (2, 3), 3, (5, 2), 5], [2, (3, 3), 7]]
+# Two pictures, one, text alone.
+_MIXED = [[4, (2, 3), 3, (5, 2), 5], [2, (3, 3), 7], [9]]
 
 # name -> (kind, overrides of hf_qwen.config, sequences, padding side)
 CASES = {
-  'qwen2_grouped': ('qwen2_vl', {}, _TWO, 'right'),
+  'qwen2_grouped': ('qwen2_vl', {}, _MIXED, 'right'),
   'qwen2_tied_odd_left': (
     'qwen2_vl',
     dict(
@@ -56,7 +57,7 @@ CASES = {
     [[17], [11]],
     'right',
   ),
-  'qwen2_5_windows': ('qwen2_5_vl', {}, _TWO, 'left'),
+  'qwen2_5_windows': ('qwen2_5_vl', {}, _MIXED, 'left'),
   'qwen3_deep': (
     'qwen3_vl',
     dict(
@@ -73,7 +74,7 @@ CASES = {
         },
       ),
     ),
-    _TWO,
+    _MIXED,
     'left',
   ),
   'qwen3_tied_large': (
@@ -98,7 +99,12 @@ CASES = {
     [[3, (11, 8), 2], [1, (1, 4), 5]],
     'right',
   ),
-  'qwen3_experts': ('qwen3_vl_moe', {}, _TWO, 'left'),
+  'qwen3_experts': (
+    'qwen3_vl_moe',
+    {},
+    [[4, (2, 3), 3, (5, 2), 5], [2, (11, 8), 7], [9]],
+    'left',
+  ),
   'qwen2_5_large_upper_windows': (
     'qwen2_5_vl',
     dict(
