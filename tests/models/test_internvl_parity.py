@@ -221,6 +221,15 @@ def test_projector_of_faint_features(get):
   parity.close(case.model.projector(jnp.asarray(x_MIC)), expected, 1e-5)
 
 
+# Every backbone.
+@pytest.mark.parametrize(
+  'name', ['qwen2_300m', 'qwen3_6b', 'final_norm', 'qwen3_experts']
+)
+def test_every_layer(name, get):
+  case = get(name)
+  parity.check_layers(case.model.language, case.batch, case.hf)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_whole_model(name, get):
   case = get(name)

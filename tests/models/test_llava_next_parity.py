@@ -152,6 +152,13 @@ def test_every_submodule(name, get):
   parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
 
 
+# Every backbone.
+@pytest.mark.parametrize('name', ['vicuna', 'mistral', 'qwen2'])
+def test_every_layer(name, get):
+  case = get(name)
+  parity.check_layers(case.model.language, case.batch, case.hf)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_whole_model(name, get):
   case = get(name)
