@@ -8,10 +8,12 @@ no further from float32 than twice as far as transformers' bfloat16.
 """
 
 from collections.abc import Callable
+import dataclasses
 import functools
 import pathlib
 from typing import Any, Protocol
 
+from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ from corejax import heads as heads_lib
 from corejax import inputs as inputs_lib
 from corejax import probe as probe_lib
 from corejax import regions
+from corejax.models import decoder as decoder_lib
 from corejax.models import registry
 from helpers import torch_only
 
@@ -85,6 +88,57 @@ def mass64(hf_attention: np.ndarray, probe: probe_lib.Probe) -> np.ndarray:
     seen = a[:, b][:, :, rows][..., keys].sum(-1)
     mass[:, b, q, :, r] = seen.mean(-1)
   return mass
+
+
+def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
+  """A decoder of this layer alone."""
+  config = dataclasses.replace(
+    decoder.config, n_layers=1, windows=(decoder.config.windows[index],)
+  )
+  alone = nnx.eval_shape(lambda: decoder_lib.Decoder(config, jnp.float32))
+  graph, _ = nnx.split(alone)
+  state = nnx.state(decoder)
+  cut = jax.tree.map(lambda x: x[index : index + 1], state['layers'])
+  return nnx.merge(graph, nnx.State({**state, 'layers': cut}))
+
+
+@functools.partial(jax.jit, compiler_options=QUICK)
+def _run_layer(decoder, x_BTD, inputs, deep_XBTD):
+  return decoder_lib.run(
+    decoder,
+    x_BTD,
+    inputs.positions_BT,
+    inputs.mask,
+    attend=attention.reference,
+    deep_XBTD=deep_XBTD,
+  ).x_BTD
+
+
+def check_layers(
+  decoder: decoder_lib.Decoder,
+  batch: Batch,
+  hf: dict[str, np.ndarray],
+  deep_XBTD: jax.Array | None = None,
+):
+  """Every decoder layer alone, on what transformers gives it.
+
+  Args:
+    decoder: the parameters, float32.
+    batch: for both sides.
+    hf: 'hidden', as hf_llava.reference.
+    deep_XBTD: DeepStack features of the first X layers.
+  """
+  hidden, real = hf['hidden'], batch.real_BT
+  assert len(hidden) == decoder.config.n_layers + 1
+  for index in range(decoder.config.n_layers):
+    deep = None if deep_XBTD is None else deep_XBTD[index : index + 1]
+    ours = _run_layer(
+      _one_layer(decoder, index),
+      hidden[index],
+      batch.inputs,
+      deep if deep is not None and len(deep) else None,
+    )
+    close(ours[real], hidden[index + 1][real], 1e-5)
 
 
 def check_whole(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from corejax import masks
 from corejax.models import registry
 from corejax.models.llava_next import config as next_config
 from corejax.models.llava_onevision import config as onevision_config
@@ -26,6 +27,8 @@ def test_released_configurations(tmp_path, name):
   assert len(config.pinpoints) == len(content['image_grid_pinpoints'])
   tie = content['text_config'].get('tie_word_embeddings', False)
   assert config.text.tie == tie
+  # NeXT's Mistral: `sliding_window: null` is no window, not the class's 4096.
+  assert set(config.text.windows) == {masks.DENSE}
 
 
 @pytest.mark.parametrize(

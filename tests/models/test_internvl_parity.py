@@ -30,6 +30,7 @@ _6B = dict(
   norm_type='rms_norm', use_qk_norm=True, attention_bias=False, hidden_size=30
 )
 _WIDE, _TALL, _SMALL, _LARGE = (90, 30), (20, 41), (16, 16), (300, 410)
+_FILM = hf_tiled.Clip(2, _SMALL)
 
 # name -> (text, overrides of hf_tiled.internvl_config, sequences, padding side)
 CASES = {
@@ -47,7 +48,7 @@ CASES = {
         },
       )
     ),
-    [[4, _WIDE, 3, _TALL, 5], [2, _SMALL, 7]],
+    [[4, _WIDE, 3, _TALL, 1, _LARGE, 5], [2, _SMALL, 7], [9]],
     'right',
   ),
   'qwen3_6b': (
@@ -56,7 +57,7 @@ CASES = {
       text_kw=dict(num_attention_heads=6, num_key_value_heads=3, head_dim=10),
       tower_kw=_6B,
     ),
-    [[_TALL, 9], [3, _WIDE, 1, _SMALL, 4]],
+    [[_TALL, 1, _LARGE, 9], [3, _WIDE, 1, _SMALL, 4, _FILM, 2]],
     'left',
   ),
   'llama_ntk_beyond_trained': (
@@ -99,7 +100,7 @@ CASES = {
       text_kw=dict(num_attention_heads=4, num_key_value_heads=2, hidden_size=40)
     ),
     [
-      [4, hf_tiled.Clip(3, _WIDE), 1, _TALL, 2, hf_tiled.Clip(2, _SMALL), 5],
+      [4, hf_tiled.Clip(3, _WIDE), 1, _TALL, 2, _FILM, 5],
       [2, hf_tiled.Clip(1, _LARGE), 7],
     ],
     'left',
@@ -115,7 +116,7 @@ CASES = {
       ),
       tower_kw=dict(use_mean_pooling=False, attention_bias=False),
     ),
-    [[2, _TALL, 6]],
+    [[4, _LARGE, 3, _TALL, 1, _FILM, 5], [2, _SMALL, 7], [9]],
     'right',
   ),
   'qwen3_experts': (
@@ -125,7 +126,7 @@ CASES = {
         num_attention_heads=6, num_key_value_heads=2, norm_topk_prob=True
       )
     ),
-    [[4, _WIDE, 3, _TALL, 5], [2, _SMALL, 7]],
+    [[4, _LARGE, 3, _TALL, 1, _FILM, 5], [2, _SMALL, 7], [9]],
     'left',
   ),
   'experts_as_the_router_weighs_them': (
@@ -207,6 +208,26 @@ def test_every_submodule(name, get):
   for part in ('handed', 'projected'):
     parity.close(ours[part], hf[part], 1e-5)
   parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
+
+
+def test_projector_of_faint_features(get):
+  """Where its LayerNorm's eps shows: torch's 1e-5, not the tower's 1e-6."""
+  case = get('qwen2_300m')
+  theirs = case.torch_model.model.multi_modal_projector
+  shape = (1, 4, *theirs.layer_norm.normalized_shape)
+  x_MIC = 1e-3 * np.random.default_rng(0).standard_normal(shape, np.float32)
+  with torch.no_grad():
+    expected = theirs(torch.tensor(x_MIC)).numpy()
+  parity.close(case.model.projector(jnp.asarray(x_MIC)), expected, 1e-5)
+
+
+# Every backbone.
+@pytest.mark.parametrize(
+  'name', ['qwen2_300m', 'qwen3_6b', 'final_norm', 'qwen3_experts']
+)
+def test_every_layer(name, get):
+  case = get(name)
+  parity.check_layers(case.model.language, case.batch, case.hf)
 
 
 @pytest.mark.parametrize('name', CASES)

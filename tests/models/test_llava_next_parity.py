@@ -35,7 +35,7 @@ CASES = {
     'llama',
     'clip',
     {},
-    [[4, _WIDE, 3, _TALL, 5], [2, _SQUARE, 7]],
+    [[4, _WIDE, 3, _TALL, 5], [2, _SQUARE, 7], [9]],
     'right',
   ),
   'mistral': (
@@ -59,7 +59,7 @@ CASES = {
       ),
       vision_feature_layer=[-2, 0],
     ),
-    [[2, (41, 40), 6]],
+    [[2, (41, 40), 3, _WIDE, 4], [3, _SQUARE, 5], [9]],
     'right',
   ),
   'llama3_siglip': (
@@ -150,6 +150,13 @@ def test_every_submodule(name, get):
   for part in ('handed', 'projected'):
     parity.close(ours[part], hf[part], 1e-5)
   parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
+
+
+# Every backbone.
+@pytest.mark.parametrize('name', ['vicuna', 'mistral', 'qwen2'])
+def test_every_layer(name, get):
+  case = get(name)
+  parity.check_layers(case.model.language, case.batch, case.hf)
 
 
 @pytest.mark.parametrize('name', CASES)

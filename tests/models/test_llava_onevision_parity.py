@@ -124,6 +124,11 @@ def test_merged_embeddings(name, get):
   parity.close(embeds[real], case.hf['hidden'][0][real], 1e-5)
 
 
+def test_every_layer(get):
+  case = get('scaled_down')
+  parity.check_layers(case.model.language, case.batch, case.hf)
+
+
 @pytest.mark.parametrize('name', CASES)
 def test_whole_model(name, get):
   case = get(name)

@@ -6,7 +6,6 @@ Tolerances: see helpers.parity.
 import dataclasses
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,11 +27,12 @@ from helpers import torch_only
 torch = torch_only.torch
 
 IMAGE = hf_llava.IMAGE
-_TWO = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7]]
+# Two pictures, one, text alone.
+_MIXED = [[4, IMAGE, 3, IMAGE, 5], [2, IMAGE, 7], [9]]
 
 # name -> (text, tower, overrides of hf_llava.config, sequences, padding side)
 CASES = {
-  'vicuna': ('llama', 'clip', {}, _TWO, 'right'),
+  'vicuna': ('llama', 'clip', {}, _MIXED, 'right'),
   'llama_biased_odd': (
     'llama',
     'siglip',
@@ -74,7 +74,7 @@ CASES = {
       tower_kw=dict(num_hidden_layers=4, hidden_act='gelu'),
       vision_feature_layer=[-2, 0, 4, 1],
     ),
-    _TWO,
+    _MIXED,
     'right',
   ),
   'qwen2_upper_windows': (
@@ -92,7 +92,7 @@ CASES = {
       ),
       vision_feature_layer=-2,
     ),
-    _TWO,
+    _MIXED,
     'left',
   ),
   'qwen2_tied_text_only': (
@@ -122,7 +122,7 @@ CASES = {
       text_kw=dict(num_attention_heads=6, num_key_value_heads=3, head_dim=10),
       vision_feature_select_strategy='full',
     ),
-    [[2, IMAGE, 6]],
+    _MIXED,
     'right',
   ),
   'dynamic_beyond_trained': (
@@ -213,38 +213,10 @@ def test_every_submodule(name, get):
   parity.close(ours['logits'][real], hf['logits'][real], 1e-5)
 
 
-def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
-  """A decoder of this layer alone."""
-  config = dataclasses.replace(
-    decoder.config, n_layers=1, windows=(decoder.config.windows[index],)
-  )
-  alone = nnx.eval_shape(lambda: decoder_lib.Decoder(config, jnp.float32))
-  graph, _ = nnx.split(alone)
-  state = nnx.state(decoder)
-  cut = jax.tree.map(lambda x: x[index : index + 1], state['layers'])
-  return nnx.merge(graph, nnx.State({**state, 'layers': cut}))
-
-
-@functools.partial(jax.jit, compiler_options=parity.QUICK)
-def _run_layer(decoder, x_BTD, inputs):
-  return decoder_lib.run(
-    decoder,
-    x_BTD,
-    inputs.positions_BT,
-    inputs.mask,
-    attend=attention.reference,
-  ).x_BTD
-
-
 @pytest.mark.parametrize('name', CASES)
 def test_every_layer(name, get):
   case = get(name)
-  hidden, real = case.hf['hidden'], case.batch.real_BT
-  for index in range(len(hidden) - 1):
-    ours = _run_layer(
-      _one_layer(case.model.language, index), hidden[index], case.batch.inputs
-    )
-    parity.close(ours[real], hidden[index + 1][real], 1e-5)
+  parity.check_layers(case.model.language, case.batch, case.hf)
 
 
 def _check_whole(case: Case, attend: attention.Attend):

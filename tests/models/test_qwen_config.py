@@ -146,6 +146,21 @@ def test_refused_towers(change, message, tmp_path):
     _read(tmp_path, raw)
 
 
+@pytest.mark.parametrize('kind', config_lib.KINDS)
+def test_qwen35_is_refused(kind, tmp_path):
+  """A quarter of its layers have heads, whose output is gated."""
+  transformers.Qwen3_5Config().save_pretrained(tmp_path)
+  path = tmp_path / 'config.json'
+  with pytest.raises(errors.UserError, match=f"'qwen3_5', expected '{kind}'"):
+    config_lib.read(tmp_path, kind)
+  # ... and what is in it, under whatever name.
+  path.write_text(
+    json.dumps(json.loads(path.read_text()) | {'model_type': kind})
+  )
+  with pytest.raises(errors.UserError, match='partial_rotary_factor=0.25'):
+    config_lib.read(tmp_path, kind)
+
+
 def test_what_transformers_writes_is_read_too(tmp_path):
   """Nested, with rope_parameters: the same model."""
   for name in (

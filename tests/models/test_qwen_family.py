@@ -12,7 +12,9 @@ from corejax import control as control_lib
 from corejax import errors
 from corejax.kernels import dispatch
 from corejax.models import checkpoint
+from corejax.models import qwen_vision
 from corejax.models import registry
+from corejax.models import rope
 from corejax.models.qwen_vl import config as config_lib
 from corejax.models.qwen_vl import modeling
 from corejax.models.qwen_vl import weights
@@ -169,6 +171,39 @@ def test_what_is_told_about_a_model(folder):
   assert {leaf.dtype for leaf in _leaves(loaded.model)} == {
     jnp.dtype('bfloat16')
   }
+
+
+def test_a_tower_turns_in_float32(folder):
+  """Queries and keys of a bfloat16 tower are rounded once, behind the turn."""
+  loaded = registry.get('qwen2_5_vl_flax').load(folder, dtype='bfloat16')
+  tower = loaded.model.vision
+  # Queries and keys are their biases alone, whatever the layers write.
+  attn = tower.layers.attn
+  attn.qkv.weight[...] = jnp.zeros_like(attn.qkv.weight[...])
+  vision = hf_qwen.batch(
+    hf_qwen.config('qwen2_5_vl', tower_kw=dict(patch_size=14)),
+    [[3, (5, 7), 4]],
+    extra_pictures=0,
+  ).inputs.vision
+  patches, grid_M3 = vision['pixel_values'], vision['image_grid_thw']
+
+  class Seen(Exception):
+    """The first layer's queries and keys."""
+
+  def attend(q, k, v, mask):
+    raise Seen(q, k)
+
+  with jax.disable_jit(), pytest.raises(Seen) as caught:
+    qwen_vision.run(tower, patches, grid_M3, attend=attend)
+  at = qwen_vision.places(tower.config, grid_M3, patches.shape[1])
+  turn = qwen_vision.turns(tower.config, at)
+  assert turn.cos_BT1H.dtype == turn.sin_BT1H.dtype == jnp.float32
+  for index, ours in enumerate(caught.value.args):
+    own_NH = attn.qkv.bias[...][0, index].astype(jnp.float32)
+    wide = jnp.broadcast_to(own_NH, ours.shape)
+    expected = rope.rotate(wide, turn).astype(jnp.bfloat16)
+    assert ours.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(ours, expected)
 
 
 def test_refused(folder, tmp_path):

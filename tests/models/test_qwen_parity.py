@@ -6,7 +6,6 @@ Tolerances: see helpers.parity.
 import dataclasses
 import functools
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 
 from corejax import attention
 from corejax.kernels import dispatch
-from corejax.models import decoder as decoder_lib
 from corejax.models import multimodal
 from corejax.models import qwen_vision
 from corejax.models.qwen_vl import config as config_lib
@@ -26,11 +24,12 @@ from helpers import torch_only
 
 torch = torch_only.torch
 
-_TWO = [[4, (2, 3), 3, (5, 2), 5], [2, (3, 3), 7]]
+# Two pictures, one, text alone.
+_MIXED = [[4, (2, 3), 3, (5, 2), 5], [2, (3, 3), 7], [9]]
 
 # name -> (kind, overrides of hf_qwen.config, sequences, padding side)
 CASES = {
-  'qwen2_grouped': ('qwen2_vl', {}, _TWO, 'right'),
+  'qwen2_grouped': ('qwen2_vl', {}, _MIXED, 'right'),
   'qwen2_tied_odd_left': (
     'qwen2_vl',
     dict(
@@ -56,7 +55,7 @@ CASES = {
     [[17], [11]],
     'right',
   ),
-  'qwen2_5_windows': ('qwen2_5_vl', {}, _TWO, 'left'),
+  'qwen2_5_windows': ('qwen2_5_vl', {}, _MIXED, 'left'),
   'qwen3_deep': (
     'qwen3_vl',
     dict(
@@ -73,7 +72,7 @@ CASES = {
         },
       ),
     ),
-    _TWO,
+    _MIXED,
     'left',
   ),
   'qwen3_tied_large': (
@@ -98,7 +97,12 @@ CASES = {
     [[3, (11, 8), 2], [1, (1, 4), 5]],
     'right',
   ),
-  'qwen3_experts': ('qwen3_vl_moe', {}, _TWO, 'left'),
+  'qwen3_experts': (
+    'qwen3_vl_moe',
+    {},
+    [[4, (2, 3), 3, (5, 2), 5], [2, (11, 8), 7], [9]],
+    'left',
+  ),
   'qwen2_5_large_upper_windows': (
     'qwen2_5_vl',
     dict(
@@ -242,45 +246,12 @@ def test_every_submodule(name, get):
   parity.close(ours['embeds'][real], hf['hidden'][0][real], 1e-5)
 
 
-@functools.partial(jax.jit, compiler_options=parity.QUICK)
-def _run_layer(decoder, x_BTD, inputs, deep_XBTD):
-  return decoder_lib.run(
-    decoder,
-    x_BTD,
-    inputs.positions_BT,
-    inputs.mask,
-    attend=attention.reference,
-    deep_XBTD=deep_XBTD,
-  ).x_BTD
-
-
-def _one_layer(decoder: decoder_lib.Decoder, index: int) -> decoder_lib.Decoder:
-  """A decoder of this layer alone."""
-  config = dataclasses.replace(
-    decoder.config, n_layers=1, windows=(decoder.config.windows[index],)
-  )
-  alone = nnx.eval_shape(lambda: decoder_lib.Decoder(config, jnp.float32))
-  graph, _ = nnx.split(alone)
-  state = nnx.state(decoder)
-  cut = jax.tree.map(lambda x: x[index : index + 1], state['layers'])
-  return nnx.merge(graph, nnx.State({**state, 'layers': cut}))
-
-
 @pytest.mark.parametrize('name', CASES)
 def test_every_layer(name, get):
   case = get(name)
-  hidden, real = case.hf['hidden'], case.batch.real_BT
   deep = _on_theirs(case)['deep']
   assert (deep is None) == (not case.model.config.kind.startswith('qwen3'))
-  for index in range(len(hidden) - 1):
-    own = None if deep is None else deep[index : index + 1]
-    ours = _run_layer(
-      _one_layer(case.model.language, index),
-      hidden[index],
-      case.batch.inputs,
-      own if own is not None and len(own) else None,
-    )
-    parity.close(ours[real], hidden[index + 1][real], 1e-5)
+  parity.check_layers(case.model.language, case.batch, case.hf, deep)
 
 
 def _check_whole(case: Case, attend: attention.Attend):
