@@ -177,8 +177,10 @@ def test_zeroed_heads(name, get):
   )
 
 
-def test_bfloat16_is_as_good_as_torchs(get, tmp_path):
-  case = get('vicuna')
+# Every backbone.
+@pytest.mark.parametrize('name', ['vicuna', 'mistral', 'qwen2'])
+def test_bfloat16_is_as_good_as_torchs(name, get, tmp_path):
+  case = get(name)
   hf_tiled.save(case.torch_model, tmp_path, dtype=torch.bfloat16)
   model = weights.load(
     tmp_path, config_lib.read(tmp_path), dtype=jnp.dtype('bfloat16')

@@ -247,6 +247,19 @@ def test_zeroed_heads(name, get):
   )
 
 
+# Qwen2's is in test_weights.py.
+@pytest.mark.parametrize('name', ['vicuna', 'mistral_window', 'qwen3_normed'])
+def test_bfloat16_is_as_good_as_torchs(name, get, tmp_path):
+  case = get(name)
+  hf_llava.save(case.torch_model, tmp_path, dtype=torch.bfloat16)
+  model = weights.load(
+    tmp_path, config_lib.read(tmp_path), dtype=jnp.dtype('bfloat16')
+  )
+  parity.check_bfloat16(
+    modeling.forward, model, type(case.torch_model), tmp_path, case.batch
+  )
+
+
 def test_narrower_of_two_windows_binds(get):
   """The caller's mask has a window and so has the model (7)."""
   case = get('mistral_window')

@@ -111,7 +111,7 @@ def test_gradients_through_experts(tmp_path):
   assert abs(change - slope_LN[1, 2]) < 0.02 * abs(slope_LN).max()
 
 
-@pytest.mark.parametrize('kind', ['qwen2_5_vl', 'qwen3_vl'])
+@pytest.mark.parametrize('kind', config_lib.KINDS)
 def test_bfloat16_model_is_as_good_as_torchs(kind, tmp_path):
   torch_model = hf_qwen.build(hf_qwen.config(kind))
   hf_qwen.save(torch_model, tmp_path, dtype=torch.bfloat16)
