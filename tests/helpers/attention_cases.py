@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from corejax import control as control_lib
@@ -154,3 +156,49 @@ def controls(n_heads: int, windows, sinks) -> control_lib.AttendControl:
     np.broadcast_to(np.asarray(sinks, np.int32), (1, n_heads)),
     np.ones((1, n_heads), np.float32),
   )
+
+
+def plain(q_BTNH, k_BSKH, v_BSKH, mask, control):
+  """Attention as one writes it in a low precision: both products take it."""
+  batch, n_rows, n_heads, head_dim = q_BTNH.shape
+  group = n_heads // k_BSKH.shape[2]
+  k, v = (jnp.repeat(x, group, 2) for x in (k_BSKH, v_BSKH))
+  wide = dict(preferred_element_type=jnp.float32)
+  scores = jnp.einsum('BTNH,BSNH->BNTS', q_BTNH, k, **wide) / head_dim**0.5
+  if control is not None:
+    scores = scores * control.scale_BNTS
+  i_BT = masks.row_positions(mask, batch, n_rows)
+  seen = masks.visible(mask, i_BT, k.shape[1], control)
+  p = jax.nn.softmax(scores, where=seen).astype(v.dtype)
+  return jnp.einsum('BNTS,BSNH->BTNH', p, v, **wide).astype(v.dtype)
+
+
+def check_unread(run, q, k, v, mask, control, *, block: int, tile: int) -> int:
+  """Poisons tile by tile: blocks of rows that see none of it keep every bit.
+
+  Args:
+    run: (q, k, v, mask, control) -> out_BTNH.
+    q, k, v: of one sequence, as many query heads as key/value heads.
+    mask, control: of the call.
+    block, tile: rows and keys of one.
+
+  Returns:
+    How many pairs of a tile and a block of a head's rows do not meet.
+  """
+  _, length, n_heads, _ = q.shape
+  i_BT = masks.row_positions(mask, 1, length)
+  seen = np.asarray(masks.visible(mask, i_BT, length, control))[0]
+  clean = np.asarray(run(q, k, v, mask, control), np.float32)
+  n_unread = 0
+  for first in range(0, length, tile):
+    keys = slice(first, first + tile)
+    poisoned = (jnp.asarray(x).at[:, keys].set(jnp.nan) for x in (k, v))
+    out = np.asarray(run(q, *poisoned, mask, control), np.float32)
+    for n, row in np.ndindex(n_heads, -(-length // block)):
+      rows = slice(row * block, row * block + block)
+      if seen[n, rows, keys].any():
+        assert np.isnan(out[:, rows, n]).any(), (first, n, row)
+      else:
+        n_unread += 1
+        np.testing.assert_array_equal(out[:, rows, n], clean[:, rows, n])
+  return n_unread

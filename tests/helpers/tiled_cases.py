@@ -7,9 +7,9 @@ import pathlib
 import numpy as np
 import transformers
 
-from corejax import regions
 from helpers import hf_llava
 from helpers import hf_tiled
+from helpers import masses as masses_lib
 from helpers import tiny_tiled
 from helpers import torch_only
 
@@ -79,11 +79,4 @@ def masses(
     **shown,
     output_attentions=True,
   )
-  weights_LNTS = np.stack([w[0].double().numpy() for w in out.attentions])
-  shape = len(regions.QUERY_SETS), len(regions.REGIONS)
-  result = np.zeros((*weights_LNTS.shape[:2], *shape))
-  for q, r in np.ndindex(*shape):
-    rows = arrays['rows'][arrays['row_set'] == q]
-    keys = arrays['region'] == r
-    result[:, :, q, r] = weights_LNTS[:, :, rows][..., keys].sum(-1).mean(-1)
-  return result
+  return masses_lib.of(out.attentions, arrays)

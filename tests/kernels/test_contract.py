@@ -27,19 +27,6 @@ def _loss(out, lse, weigh_out, weigh_lse, xp=jnp):
   return (out * weigh_out).sum() + (lse * weigh_lse).sum()
 
 
-def _plain(q_BTNH, k_BSKH, v_BSKH, mask, control):
-  """Attention as one writes it in a low precision: both products take it."""
-  batch, n_rows, n_heads, head_dim = q_BTNH.shape
-  group = n_heads // k_BSKH.shape[2]
-  k, v = (jnp.repeat(x, group, 2) for x in (k_BSKH, v_BSKH))
-  wide = dict(preferred_element_type=jnp.float32)
-  scores = jnp.einsum('BTNH,BSNH->BNTS', q_BTNH, k, **wide) / head_dim**0.5
-  i_BT = masks.row_positions(mask, batch, n_rows)
-  seen = masks.visible(mask, i_BT, k.shape[1], control)
-  p = jax.nn.softmax(scores * control.scale_BNTS, where=seen).astype(v.dtype)
-  return jnp.einsum('BNTS,BSNH->BTNH', p, v, **wide).astype(v.dtype)
-
-
 class Contract:
   """The tests; `run` is (q, k, v, mask, control, *, return_lse).
 
@@ -222,7 +209,7 @@ class Contract:
       error = np.abs(np.asarray(out, np.float64) - true_out)
       return np.array([error.max(), np.sqrt((error**2).mean())])
 
-    assert (errors(out) <= 2 * errors(jax.jit(_plain)(*args))).all()
+    assert (errors(out) <= 2 * errors(jax.jit(cases.plain)(*args))).all()
 
   def test_gradients_where_rows_see_nothing_are_zero(self):
     """Left padding: rows before kv_start have no key at all."""

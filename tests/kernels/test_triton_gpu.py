@@ -58,22 +58,6 @@ def _run(*args, **kwargs):
   )
 
 
-def _plain(q_BTNH, k_BSKH, v_BSKH, mask, control):
-  """Attention as one writes it in a low precision: both products take it."""
-  batch, n_rows, n_heads, head_dim = q_BTNH.shape
-  k, v = (
-    jnp.repeat(x, n_heads // k_BSKH.shape[2], 2) for x in (k_BSKH, v_BSKH)
-  )
-  wide = dict(preferred_element_type=jnp.float32)
-  scores = jnp.einsum('BTNH,BSNH->BNTS', q_BTNH, k, **wide) / head_dim**0.5
-  if control is not None:
-    scores = scores * control.scale_BNTS
-  i_BT = masks.row_positions(mask, batch, n_rows)
-  seen = masks.visible(mask, i_BT, k.shape[1], control)
-  p = jax.nn.softmax(scores, where=seen).astype(v.dtype)
-  return jnp.einsum('BNTS,BSNH->BTNH', p, v, **wide).astype(v.dtype)
-
-
 @pytest.mark.parametrize('name', _SPECS)
 @pytest.mark.parametrize('dtype', _HALVES)
 @pytest.mark.parametrize('head_dim', triton.HEAD_DIMS)
@@ -89,7 +73,7 @@ def test_at_most_twice_as_wrong_as_plain(head_dim, dtype, name):
     assert not np.asarray(out, np.float32)[blind].any()
     error, plain = (
       np.abs(np.asarray(x, np.float64) - true_out)
-      for x in (out, jax.jit(_plain)(*args))
+      for x in (out, jax.jit(cases.plain)(*args))
     )
     assert error.max() <= 2 * plain.max()
     assert np.sqrt((error**2).mean()) <= 2 * np.sqrt((plain**2).mean())
@@ -125,29 +109,17 @@ def test_one_program_serves_every_head_set():
 
 def test_a_poisoned_tile_changes_no_block_that_does_not_read_it():
   """Who sees no key of a tile of 128 keeps every bit, so it is not loaded."""
-  block, tile, n_heads, length = 128, 128, 4, 640
   rng = np.random.default_rng(0)
-  q, k, v = rng.standard_normal((3, 1, length, n_heads, 64)).astype(np.float32)
-  mask = masks.AttnMask()
-  control = cases.controls(n_heads, [masks.DENSE, 200, 1, 90], [0, 3, 140, 700])
-  run = jax.jit(_run)
-  halves = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
-  i_BT = masks.row_positions(mask, 1, length)
-  seen = np.asarray(masks.visible(mask, i_BT, length, control))[0]
-  clean = np.asarray(run(*halves, mask, control), np.float32)
-  n_unread = 0
-  for first in range(0, length, tile):
-    keys = slice(first, first + tile)
-    poisoned = [x.at[:, keys].set(jnp.nan) for x in halves[1:]]
-    out = np.asarray(run(halves[0], *poisoned, mask, control), np.float32)
-    for n in range(n_heads):
-      for row in range(0, length, block):
-        rows = slice(row, row + block)
-        if seen[n, rows, keys].any():
-          assert np.isnan(out[:, rows, n]).any(), (first, n, row)
-        else:
-          n_unread += 1
-          np.testing.assert_array_equal(out[:, rows, n], clean[:, rows, n])
+  qkv = rng.standard_normal((3, 1, 640, 4, 64))
+  control = cases.controls(4, [masks.DENSE, 200, 1, 90], [0, 3, 140, 700])
+  n_unread = cases.check_unread(
+    jax.jit(_run),
+    *(jnp.asarray(x, jnp.bfloat16) for x in qkv),
+    masks.AttnMask(),
+    control,
+    block=128,
+    tile=128,
+  )
   assert n_unread > 40  # of 100; causality alone leaves 40
 
 
