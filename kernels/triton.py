@@ -36,13 +36,11 @@ class Static:
 
   Attributes:
     causal: of the mask.
-    model_window: whether the mask has a window.
     block_sizes: a triton_kernel.BlockSizes; None is what is shipped.
     compute_capability: as 90; None is that of the device.
   """
 
   causal: bool
-  model_window: bool
   block_sizes: Any = None
   compute_capability: int | None = None
 
@@ -184,9 +182,7 @@ def head_sparse_attention(
   scale_BN = jnp.full((batch, n_heads), 1 / math.sqrt(head_dim), jnp.float32)
   if control is not None:
     scale_BN = scale_BN * control.score_scale_BN
-  static = Static(
-    mask.causal, mask.window is not None, block_sizes, compute_capability
-  )
+  static = Static(mask.causal, block_sizes, compute_capability)
   attention = differentiable.attention(
     functools.partial(_forward, static, launch or _jax_triton),
     differentiable.blockwise_backward(mask.causal),
@@ -291,6 +287,5 @@ def _jax_triton(static, q_BTNH, k_BSKH, v_BSKH, work_WX, scale_BN):
       n_kv,
       triton_kernel.HEAD_DIMS[head_dim],
       static.causal,
-      static.model_window,
     ),
   )

@@ -100,7 +100,6 @@ def constants(
   n_kv: int,
   slices: tuple[int, int],
   causal: bool,
-  model_window: bool,
 ) -> dict[str, int]:
   """The compile-time arguments of `attention`.
 
@@ -110,7 +109,6 @@ def constants(
     n_kv: K.
     slices: of HEAD_DIMS.
     causal: of the mask.
-    model_window: does the mask have a window?
   """
   return {
     'N_HEADS': n_heads,
@@ -121,7 +119,6 @@ def constants(
     'BLOCK_K': blocks.k,
     'WIDE': blocks.wide,
     'CAUSAL': causal,
-    'MODEL_WINDOW': model_window,
   }
 
 
@@ -226,7 +223,6 @@ def attention(
   BLOCK_K: tl.constexpr,
   WIDE: tl.constexpr,
   CAUSAL: tl.constexpr,
-  MODEL_WINDOW: tl.constexpr,
 ):
   """Attention of one block of rows of one head.
 
@@ -242,7 +238,6 @@ def attention(
     SLICE_0, SLICE_1: of HEAD_DIMS.
     BLOCK_Q, BLOCK_K, WIDE: of BlockSizes.
     CAUSAL: of the mask.
-    MODEL_WINDOW: does the model have a window? False saves a comparison.
 
   Grid: (B * N * ceil(T / BLOCK_Q),).
   """

@@ -13,6 +13,7 @@ from typing import Any
 from corejax import grounding
 from corejax.data import example as example_lib
 from corejax.data import recorded
+from corejax.data import wrapped
 
 AUTO = 'auto'  # the model family's own
 CHOICES = (AUTO, *grounding.CONVENTIONS)
@@ -23,43 +24,24 @@ Resized = Callable[[tuple[int, int]], tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class Written(wrapped.Wrapped):
   """Another source, its boxes written one way; an example.Source itself.
 
+  Its examples say `media_hw` in `meta`.
+
   Attributes:
-    source: has `cluster(index)` beside what an example.Source has; its examples
-      say `media_hw` in `meta`.
     convention: one of grounding.CONVENTIONS.
     resized: of convention 'resized': from the (width, height) of a picture to
       that at which the model sees it. What it does follows from the checkpoint,
       hence it has no part in the fingerprint.
   """
 
-  source: Any
   convention: str
   resized: Resized | None = None
 
   @property
-  def name(self) -> str:
-    return self.source.name
-
-  @property
-  def split(self) -> str:
-    return self.source.split
-
-  @property
   def fingerprint(self) -> str:
     return recorded.digest(self.source.fingerprint, self.convention)
-
-  def cluster(self, index: int) -> str:
-    return self.source.cluster(index)
-
-  def inner_index(self, index: int) -> int:
-    """Which record of `source` it is."""
-    return index
-
-  def __len__(self) -> int:
-    return len(self.source)
 
   def __getitem__(self, index: int) -> example_lib.Example:
     """One example.

@@ -67,7 +67,6 @@ def launch(static: wrapper.Static, *arrays: jax.Array):
     k_BSKH.shape[2],
     triton_kernel.HEAD_DIMS.get(head_dim, (head_dim, 0)),
     static.causal,
-    static.model_window,
   )
   shapes = (
     jax.ShapeDtypeStruct(q_BTNH.shape, v_BSKH.dtype),

@@ -38,7 +38,7 @@ _TYPES = {'bfloat16': '*bf16', 'float16': '*fp16'}
 _KERNEL = 'triton_kernel_call'
 
 
-def _compile(head_dim, dtype, target, causal=True, model_window=False):
+def _compile(head_dim, dtype, target, causal=True):
   """(compiled, BlockSizes) of the kernel by Triton alone."""
   import triton as compiler
   from triton.backends import compiler as backends
@@ -64,7 +64,6 @@ def _compile(head_dim, dtype, target, causal=True, model_window=False):
     _N_KV,
     triton_kernel.HEAD_DIMS[head_dim],
     causal,
-    model_window,
   )
   names = triton_kernel.attention.arg_names
   assert names == [*types, *constants]
@@ -142,8 +141,8 @@ def report(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
   'options',
-  [{}, {'model_window': True}, {'causal': False}],
-  ids=['causal', 'model_window', 'vision'],
+  [{}, {'causal': False}],
+  ids=['causal', 'vision'],
 )
 @pytest.mark.parametrize('dtype', _TYPES)
 @pytest.mark.parametrize('head_dim', triton.HEAD_DIMS)
