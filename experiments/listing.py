@@ -17,7 +17,7 @@ def models() -> str:
     video = 'yes' if family.video else 'no'
     lines.append(
       f'{key:21} {", ".join(family.backbones)}; {", ".join(family.towers)}; '
-      f'parity {family.parity:.0e}; trained: {trained}; '
+      f'parity {registry.PARITY:.0e}; trained: {trained}; '
       f'image yes, video {video}'
     )
   lines.append('\n--checkpoint          embedded models, with their --model')

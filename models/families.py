@@ -54,7 +54,6 @@ def make(
   weights: Any,
   backbones: tuple[str, ...],
   towers: tuple[str, ...],
-  parity: float,
   video: bool = False,
   video_positions: tuple[str, ...] = (),
   trained: tuple[str, ...] = (),
@@ -72,7 +71,6 @@ def make(
     modeling, processing, weights: the family's modules.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
-    parity: what these hold every head's attention to, as of registry.Family.
     video: are videos read?
     video_positions: as of registry.Family.
     trained: trained weights that come with corejax, the default first.
@@ -157,7 +155,6 @@ def make(
     key=key,
     backbones=backbones,
     towers=towers,
-    parity=parity,
     load=load,
     load_processor=load_processor,
     outline=outline,

@@ -16,8 +16,8 @@ from corejax import probe as probe_lib
 from corejax import prompt as prompt_lib
 from corejax.data import example as example_lib
 
-# What the parity tests of a family allow in float32: how far the attention of
-# any head may be from transformers', in any weight.
+# What the parity tests of every family allow in float32: how far the attention
+# of any head may be from transformers', in any weight.
 PARITY = 2e-5
 
 # key -> module with `FAMILY: Family`, or with that of another name behind ':'
@@ -198,7 +198,6 @@ class Family:
     key: as `--model` spells it.
     backbones: text backbones with parity tests.
     towers: vision towers with parity tests.
-    parity: what these hold every head's attention to, PARITY.
     load: (folder, *, dtype, mesh, image_policy) -> Loaded.
     load_processor: (folder, *, image_policy) -> Processor, without weights.
     outline: (folder, *, dtype) -> Outline, of its config.json alone.
@@ -215,7 +214,6 @@ class Family:
   key: str
   backbones: tuple[str, ...]
   towers: tuple[str, ...]
-  parity: float
   load: Any
   load_processor: Any
   outline: Any

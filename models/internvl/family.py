@@ -1,7 +1,6 @@
 """`internvl_flax`: InternVL folders and hub ids -> a loaded model."""
 
 from corejax.models import families
-from corejax.models import registry
 from corejax.models.internvl import config
 from corejax.models.internvl import modeling
 from corejax.models.internvl import processing
@@ -17,7 +16,6 @@ FAMILY = families.make(
   weights=weights,
   backbones=config.BACKBONES,
   towers=('internvit (300M and 6B kinds)',),
-  parity=registry.PARITY,
   video=True,
   trained=('scenes-internvl-4x8',),
   box_answers='thousand',

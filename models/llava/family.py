@@ -1,7 +1,6 @@
 """`llava_flax`: LLaVA folders and hub ids -> a loaded model."""
 
 from corejax.models import families
-from corejax.models import registry
 from corejax.models.llava import config
 from corejax.models.llava import modeling
 from corejax.models.llava import processing
@@ -17,7 +16,6 @@ FAMILY = families.make(
   weights=weights,
   backbones=('llama', 'mistral', 'qwen2', 'qwen3'),
   towers=('clip', 'siglip'),
-  parity=registry.PARITY,
   box_answers='square',
   trained=('scenes-8x8', 'scenes-4x8'),
 )

@@ -1,7 +1,6 @@
 """`llava_next_flax`: LLaVA-NeXT folders and hub ids -> a loaded model."""
 
 from corejax.models import families
-from corejax.models import registry
 from corejax.models.llava_next import config
 from corejax.models.llava_next import modeling
 from corejax.models.llava_next import processing
@@ -17,5 +16,4 @@ FAMILY = families.make(
   weights=weights,
   backbones=('llama', 'mistral', 'qwen2'),
   towers=('clip', 'siglip'),
-  parity=registry.PARITY,
 )

@@ -5,7 +5,6 @@ Parameters and forward are those of LLaVA-NeXT (models/llava_next/modeling.py).
 
 from corejax.models import anyres
 from corejax.models import families
-from corejax.models import registry
 from corejax.models.llava_next import modeling
 from corejax.models.llava_next import weights
 from corejax.models.llava_onevision import config
@@ -21,7 +20,6 @@ FAMILY = families.make(
   weights=weights,
   backbones=('qwen2',),
   towers=('siglip',),
-  parity=registry.PARITY,
   video=True,
   n_blend=lambda config: anyres.blended(config.most),
 )

@@ -56,7 +56,6 @@ def _family(
     weights=weights,
     backbones=(text.backbone + ('_moe' if text.experts else ''),),
     towers=(tower,),
-    parity=registry.PARITY,
     video=True,
     video_positions=tuple(positions.RULES),
     trained=trained,
